@@ -1,0 +1,26 @@
+-- The cluster's roles, which outlive any one database, and this database's two schemas. Run by every `migrate up`
+-- before the numbered files; every statement is safe to repeat.
+do $$
+declare
+    r text;
+begin
+    -- Two migrations of two databases of one cluster may come at once: roles are the cluster's.
+    perform pg_advisory_xact_lock(7238651);
+    foreach r in array array['sluice_owner', 'sluice_app', 'sluice_worker', 'sluice_system', 'sluice_billing'] loop
+        if not exists (select from pg_roles where rolname = r) then
+            execute format('create role %I nologin nosuperuser nobypassrls nocreatedb nocreaterole', r);
+        end if;
+        -- The one who migrates, and the login that serves, step into these roles; a role that is one's own already is left alone.
+        if r <> current_user and not pg_has_role(current_user, r, 'member') then
+            execute format('grant %I to current_user', r);
+        end if;
+    end loop;
+    -- A worker is the application, plus River's tables.
+    if not pg_has_role('sluice_worker', 'sluice_app', 'member') then
+        grant sluice_app to sluice_worker;
+    end if;
+    execute format('grant create, connect on database %I to sluice_owner', current_database());
+end $$;
+
+create schema if not exists sluice authorization sluice_owner;
+create schema if not exists river authorization sluice_owner;
