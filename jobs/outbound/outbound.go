@@ -137,7 +137,7 @@ func tenantTransport(c Config, g guard) *http.Transport {
 // name could end up inside the operator's own domain.
 func absolute(address string) string {
 	host, port, err := net.SplitHostPort(address)
-	if err != nil || isLocalhost(host) || strings.HasSuffix(host, ".") {
+	if err != nil || host == "localhost" || strings.HasSuffix(host, ".") {
 		return address
 	}
 	if _, err := netip.ParseAddr(host); err == nil {

@@ -28,6 +28,8 @@ type wire struct {
 	tracer   trace.Tracer
 }
 
+var errSwitch = errors.New("the answer is informational, or switches protocols")
+
 // progress is how far an exchange has come. It is written by the transport's goroutines.
 type progress struct{ connected, shaking atomic.Bool }
 
@@ -55,6 +57,10 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	end := sync.OnceFunc(func() { cancel(); span.End() })
 
 	res, err := w.base.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, at.trace())))
+	if err == nil && res.StatusCode < http.StatusOK {
+		// A peer that switches protocols gets the connection out of the transport's hands, and so out of the deadline's.
+		err = errors.Join(errSwitch, res.Body.Close())
+	}
 	if err != nil {
 		failure := classify(err, at, caller.Err)
 		mark(span, failure)

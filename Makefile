@@ -1,0 +1,53 @@
+# `make` alone lists the targets. Builds share one set of flags, so that they
+# share the build cache; tests have -race, which has a cache of its own anyway.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE ?= sluice:$(VERSION)
+
+# buildvcs=false: root may build a clone that is another user's.
+export GOFLAGS := -buildvcs=false
+STATIC := CGO_ENABLED=0 GOFLAGS="-buildvcs=false -trimpath"
+TOOL := go tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## Run all of Sluice here, with a Postgres of its own in .sluice.
+	exec bin/sluice dev
+
+.PHONY: test
+test: ## Run every test, against a real Postgres.
+	go test -race -timeout 9m ./...
+
+.PHONY: lint
+lint: ## Check format, vet and the linters of .golangci.yml.
+	@files=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r gofmt -l); \
+		if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+	$(STATIC) go vet ./...
+	$(STATIC) $(TOOL) golangci-lint run
+
+.PHONY: bench
+bench: ## Run the benchmarks; compare two runs with `go tool -modfile=tools/go.mod benchstat`.
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: openapi
+openapi: ## Write openapi/openapi.yaml anew.
+	@mkdir -p openapi
+	$(STATIC) go run ./cmd/sluice openapi > openapi/.openapi.yaml
+	@mv openapi/.openapi.yaml openapi/openapi.yaml
+
+.PHONY: build
+build: ## Build bin/sluice, static.
+	$(STATIC) go build -ldflags "-s -w -X main.version=$(VERSION)" -o bin/sluice ./cmd/sluice
+
+.PHONY: image
+image: ## Build the container image.
+	docker build -f deploy/Dockerfile --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove bin and the data of `make run`; stops nothing.
+	rm -rf .sluice bin

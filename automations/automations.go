@@ -1,0 +1,170 @@
+// Package automations is the room for what an automation says: it compiles and checks the CEL condition, the Liquid
+// templates and the JSON Schema of an automation, and applies them to one event. It decides which text reaches a model,
+// so the fence around untrusted data stands here too.
+//
+// The room is pure. No I/O, no clock, no randomness, no database row, no provider, no connector and nothing else of the
+// house may enter: which providers, credentials and connectors exist is checked by those who hold them.
+//
+// Both the author of an automation (a tenant) and the payload (a stranger) are bounded: every expression, template and
+// schema has a limit of size, work and output, so that neither can take the process down.
+package automations
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Limits of an automation's parts. Bytes are counted as the author sent them.
+const (
+	actionBytesMax   = 64 << 10 // the whole action object, its body template included
+	fallbacksMax     = 5
+	nameRunesMax     = 100
+	schemaBytesMax   = 32 << 10
+	templateBytesMax = 32 << 10
+	whenBytesMax     = 4 << 10
+
+	maxOutputTokensDefault = 1024
+	maxOutputTokensMax     = 32000
+)
+
+// The modes an automation can be in. A run of a shadow automation calls the model and posts nothing; a live one posts.
+const (
+	ModeLive   = "live"
+	ModeShadow = "shadow"
+)
+
+// The two priorities of a run.
+const (
+	PriorityRoutine = "routine"
+	PriorityUrgent  = "urgent"
+)
+
+// A Spec is what an automation says: the contract's automation without its ids.
+type Spec struct {
+	Name            string          `json:"name"`              // 1 to 100 characters
+	When            string          `json:"when"`              // CEL over event and payload that answers bool; "" is every event
+	Model           string          `json:"model"`             // "provider/model"
+	Fallbacks       []string        `json:"fallbacks"`         // at most 5, each "provider/model", none twice
+	Prompt          Prompt          `json:"prompt"`            // Liquid over event and payload
+	OutputSchema    json.RawMessage `json:"output_schema"`     // JSON Schema 2020-12 of type object; absent means plain text
+	MaxOutputTokens int             `json:"max_output_tokens"` // 1 to 32000; 0 means 1024
+	Action          json.RawMessage `json:"action"`            // an object with a string kind; body is Liquid over event, payload and output
+	Mode            string          `json:"mode"`              // "shadow" or "live"; "" means shadow
+	Priority        string          `json:"priority"`          // "urgent", "routine", or CEL that answers one of them; "" means routine
+}
+
+// A Prompt is the pair of templates that make the request to the model. At least one of them must say something.
+type Prompt struct {
+	System string `json:"system"`
+	User   string `json:"user"`
+}
+
+// An Event is what expressions and templates see of an event. Times are shown in UTC.
+type Event struct {
+	ID            string    `cel:"id"`
+	Source        string    `cel:"source"`
+	Type          string    `cel:"type"`
+	Entity        string    `cel:"entity"`
+	EndpointID    string    `cel:"endpoint_id"`
+	SourceEventID string    `cel:"source_event_id"`
+	OccurredAt    time.Time `cel:"occurred_at"`
+	ReceivedAt    time.Time `cel:"received_at"`
+	Test          bool      `cel:"test"`
+}
+
+// A Fault is one thing that is wrong with a Spec. Place names the part, dotted, and below a JSON document slashed:
+// "when", "prompt.user", "fallbacks/0", "output_schema/properties/reply/type". Message is a sentence for the author; for
+// an expression or a template it begins with "line:column: ", both counted from 1.
+type Fault struct {
+	Place   string
+	Message string
+}
+
+// Error makes a Fault usable as an error.
+func (f Fault) Error() string { return f.Place + ": " + f.Message }
+
+// A Compiled automation is a Spec that was found to be without fault, ready to be applied. It is immutable: many
+// goroutines may use it at once.
+type Compiled struct {
+	spec       Spec
+	when       *condition // nil: every event
+	priority   *condition // nil: spec.Priority is the answer
+	system     *template
+	user       *template
+	schema     *outputSchema // nil: the output is plain text
+	actionBody *template     // nil: the action has no body
+}
+
+// Compile checks every part of s and answers either what it compiled to, or every fault at once, ordered as the fields of
+// Spec are. Exactly one of the two is nil.
+func Compile(s Spec) (*Compiled, []Fault) {
+	var faults []Fault
+	fault := func(place, format string, args ...any) {
+		faults = append(faults, Fault{Place: place, Message: fmt.Sprintf(format, args...)})
+	}
+	if s.Mode == "" {
+		s.Mode = ModeShadow
+	}
+	if s.MaxOutputTokens == 0 {
+		s.MaxOutputTokens = maxOutputTokensDefault
+	}
+	c := &Compiled{spec: s}
+	checkName(s.Name, fault)
+	c.when = compileWhen(s.When, fault)
+	checkModels(s.Model, s.Fallbacks, fault)
+	if strings.TrimSpace(s.Prompt.System) == "" && strings.TrimSpace(s.Prompt.User) == "" {
+		fault("prompt.user", "expected text: prompt.system and prompt.user must not both be empty")
+	}
+	c.system = compileTemplate("prompt.system", s.Prompt.System, promptRoots, fault)
+	c.user = compileTemplate("prompt.user", s.Prompt.User, promptRoots, fault)
+	c.schema = compileSchema(s.OutputSchema, fault)
+	if s.MaxOutputTokens < 1 || s.MaxOutputTokens > maxOutputTokensMax {
+		fault("max_output_tokens", "expected a number from 1 to %d, got %d", maxOutputTokensMax, s.MaxOutputTokens)
+	}
+	c.actionBody = compileAction(s.Action, fault)
+	checkMode(s.Mode, fault)
+	c.priority, c.spec.Priority = compilePriority(s.Priority, fault)
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	return c, nil
+}
+
+// Spec answers what was compiled, with the defaults filled in.
+func (c *Compiled) Spec() Spec { return c.spec }
+
+// Matches answers whether the automation wants e. payload is what DecodePayload answered. An expression that cannot be
+// evaluated with this payload (a key that is not there, a value of another type, too much work) is false, with an
+// *EvalError that says why, for the caller to record.
+func (c *Compiled) Matches(e Event, payload any) (bool, error) {
+	if c.when == nil {
+		return true, nil
+	}
+	out, err := c.when.eval(e, payload)
+	if err != nil {
+		return false, err
+	}
+	matched, ok := out.(bool)
+	return ok && matched, nil
+}
+
+// Priority answers PriorityUrgent or PriorityRoutine. With an error, which is an *EvalError, the answer is
+// PriorityRoutine, so that a caller may record the error and go on.
+func (c *Compiled) Priority(e Event, payload any) (string, error) {
+	if c.priority == nil {
+		return c.spec.Priority, nil
+	}
+	out, err := c.priority.eval(e, payload)
+	if err != nil {
+		return PriorityRoutine, err
+	}
+	if s, ok := out.(string); ok && (s == PriorityUrgent || s == PriorityRoutine) {
+		return s, nil
+	}
+	return PriorityRoutine, &EvalError{
+		Place: "priority", Reason: ReasonWrongAnswer,
+		Message: "the expression answered neither urgent nor routine",
+	}
+}

@@ -1,0 +1,183 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sluice/tenants"
+)
+
+// Automation is what to do with an endpoint's events, at its newest version.
+type Automation struct {
+	TenantID   uuid.UUID
+	ID         uuid.UUID
+	EndpointID uuid.UUID
+	Name       string
+	Version    int
+	Enabled    bool
+	// Spec is the contract's automation as JSON: filter, prompt, model, schema, action, mode.
+	Spec      json.RawMessage
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+const automationSelect = `
+select a.tenant_id, a.id, a.endpoint_id, a.name, a.version, a.enabled, v.spec, a.created_at, a.updated_at
+from sluice.automations a
+join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
+where a.tenant_id = @tenant_id and a.deleted_at is null `
+
+const automationInsertSQL = `
+insert into sluice.automations (tenant_id, id, endpoint_id, name) values (@tenant_id, @id, @endpoint_id, @name)`
+
+const automationVersionInsertSQL = `
+insert into sluice.automation_versions (tenant_id, automation_id, version, spec, created_by)
+values (@tenant_id, @automation_id, @version, @spec, @created_by)`
+
+// AutomationInsert keeps an automation and its first version. ErrNotFound: there is no such endpoint.
+func (tx TenantTx) AutomationInsert(ctx context.Context, endpointID uuid.UUID, name string, spec json.RawMessage, by uuid.UUID) (Automation, error) {
+	if _, err := tx.EndpointGet(ctx, endpointID); err != nil {
+		return Automation{}, err
+	}
+	id := tenants.NewID()
+	if _, err := run(ctx, tx.tx, automationInsertSQL, tx.with(args{"id": id, "endpoint_id": endpointID, "name": name})); err != nil {
+		return Automation{}, err
+	}
+	if _, err := run(ctx, tx.tx, automationVersionInsertSQL, tx.with(args{
+		"automation_id": id, "version": 1, "spec": spec, "created_by": by,
+	})); err != nil {
+		return Automation{}, err
+	}
+	return tx.AutomationGet(ctx, id)
+}
+
+const automationGetSQL = automationSelect + `and a.id = @id`
+
+// AutomationGet reads an automation at its newest version.
+func (tx TenantTx) AutomationGet(ctx context.Context, id uuid.UUID) (Automation, error) {
+	return one[Automation](ctx, tx.tx, automationGetSQL, tx.with(args{"id": id}))
+}
+
+const automationListSQL = automationSelect + `
+and (@endpoint_id::uuid is null or a.endpoint_id = @endpoint_id) and a.id < @before order by a.id desc limit @limit`
+
+// AutomationList lists automations, newest first, of one endpoint or of all.
+func (tx TenantTx) AutomationList(ctx context.Context, endpointID *uuid.UUID, p Page) ([]Automation, error) {
+	return many[Automation](ctx, tx.tx, automationListSQL, tx.with(args{"endpoint_id": endpointID, "before": p.before(), "limit": p.Limit}))
+}
+
+// AutomationChange is a new version of an automation. A nil Spec changes only whether it is enabled, and makes no version.
+type AutomationChange struct {
+	EndpointID *uuid.UUID
+	Name       *string
+	Spec       json.RawMessage
+	Enabled    *bool
+	By         uuid.UUID
+	// Version, if not 0, is the version that the caller has read.
+	Version int
+}
+
+const automationUpdateSQL = `
+update sluice.automations set name = coalesce(@name, name), endpoint_id = coalesce(@endpoint_id, endpoint_id),
+    enabled = coalesce(@enabled, enabled), version = version + @step::int, updated_at = now()
+where tenant_id = @tenant_id and id = @id and deleted_at is null and (@version::int = 0 or version = @version)
+returning version`
+
+// AutomationUpdate keeps a new version, or enables or disables. Runs that have begun go on with the version they name.
+func (tx TenantTx) AutomationUpdate(ctx context.Context, id uuid.UUID, c AutomationChange) (Automation, error) {
+	if c.EndpointID != nil {
+		if _, err := tx.EndpointGet(ctx, *c.EndpointID); err != nil {
+			return Automation{}, err
+		}
+	}
+	step := 0
+	if c.Spec != nil {
+		step = 1
+	}
+	version, err := value[int](ctx, tx.tx, automationUpdateSQL, tx.with(args{
+		"id": id, "name": c.Name, "endpoint_id": c.EndpointID, "enabled": c.Enabled, "step": step, "version": c.Version,
+	}))
+	if err != nil {
+		return Automation{}, missOrStale(err, func() error { _, err := tx.AutomationGet(ctx, id); return err })
+	}
+	if c.Spec != nil {
+		if _, err := run(ctx, tx.tx, automationVersionInsertSQL, tx.with(args{
+			"automation_id": id, "version": version, "spec": c.Spec, "created_by": c.By,
+		})); err != nil {
+			return Automation{}, err
+		}
+	}
+	return tx.AutomationGet(ctx, id)
+}
+
+const automationDeleteSQL = `
+update sluice.automations set deleted_at = now(), updated_at = now()
+where tenant_id = @tenant_id and id = @id and deleted_at is null and (@version::int = 0 or version = @version)
+returning id`
+
+// AutomationDelete takes an automation out of service; its runs and versions stay.
+func (tx TenantTx) AutomationDelete(ctx context.Context, id uuid.UUID, version int) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, automationDeleteSQL, tx.with(args{"id": id, "version": version}))
+	if err != nil {
+		return missOrStale(err, func() error { _, err := tx.AutomationGet(ctx, id); return err })
+	}
+	return nil
+}
+
+// AutomationVersion is what an automation said at one version.
+type AutomationVersion struct {
+	TenantID     uuid.UUID
+	AutomationID uuid.UUID
+	Version      int
+	Spec         json.RawMessage
+	CreatedBy    *uuid.UUID
+	CreatedAt    time.Time
+}
+
+const automationVersionColumns = `v.tenant_id, v.automation_id, v.version, v.spec, v.created_by, v.created_at`
+
+const automationVersionListSQL = `
+select ` + automationVersionColumns + ` from sluice.automation_versions v
+where v.tenant_id = @tenant_id and v.automation_id = @automation_id and v.version < @before order by v.version desc limit @limit`
+
+// AutomationVersionList lists the versions of an automation below a number, newest first; before 0 begins at the newest.
+func (tx TenantTx) AutomationVersionList(ctx context.Context, id uuid.UUID, before, limit int) ([]AutomationVersion, error) {
+	if before <= 0 {
+		before = 1 << 30
+	}
+	return many[AutomationVersion](ctx, tx.tx, automationVersionListSQL, tx.with(args{"automation_id": id, "before": before, "limit": limit}))
+}
+
+const automationVersionGetSQL = `
+select ` + automationVersionColumns + ` from sluice.automation_versions v
+where v.tenant_id = @tenant_id and v.automation_id = @automation_id and v.version = @version`
+
+// AutomationVersionGet reads one version, also of an automation that was deleted since.
+func (tx TenantTx) AutomationVersionGet(ctx context.Context, id uuid.UUID, version int) (AutomationVersion, error) {
+	return one[AutomationVersion](ctx, tx.tx, automationVersionGetSQL, tx.with(args{"automation_id": id, "version": version}))
+}
+
+const automationActiveSQL = `
+select ` + automationVersionColumns + ` from sluice.automations a
+join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
+where a.tenant_id = @tenant_id and a.endpoint_id = @endpoint_id and a.deleted_at is null and a.enabled
+order by a.id limit @limit`
+
+// AutomationsMax bounds the automations of one endpoint: each may make a run of an event.
+const AutomationsMax = 50
+
+// AutomationActive reads the newest version of each enabled automation of an endpoint.
+func (tx TenantTx) AutomationActive(ctx context.Context, endpointID uuid.UUID) ([]AutomationVersion, error) {
+	return many[AutomationVersion](ctx, tx.tx, automationActiveSQL, tx.with(args{"endpoint_id": endpointID, "limit": AutomationsMax}))
+}
+
+const automationCountSQL = `
+select count(*) from sluice.automations where tenant_id = @tenant_id and endpoint_id = @endpoint_id and deleted_at is null`
+
+// AutomationCount counts an endpoint's automations, enabled or not.
+func (tx TenantTx) AutomationCount(ctx context.Context, endpointID uuid.UUID) (int64, error) {
+	return value[int64](ctx, tx.tx, automationCountSQL, tx.with(args{"endpoint_id": endpointID}))
+}

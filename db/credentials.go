@@ -1,0 +1,117 @@
+package db
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sluice/tenants"
+)
+
+// Credential is a sealed secret of a tenant for going out.
+type Credential struct {
+	TenantID  uuid.UUID
+	ID        uuid.UUID
+	Name      string
+	Kind      string
+	Last4     string
+	Version   int
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+const credentialColumns = `tenant_id, id, name, kind, last4, version, created_at, updated_at`
+
+const credentialInsertSQL = `
+insert into sluice.credentials (tenant_id, id, name, kind, sealed, last4) values (@tenant_id, @id, @name, @kind, @sealed, @last4)
+returning ` + credentialColumns
+
+// CredentialInsert seals and keeps a secret.
+func (tx TenantTx) CredentialInsert(ctx context.Context, name, kind string, secret tenants.Secret) (Credential, error) {
+	id := tenants.NewID()
+	sealed, err := tx.seal(ctx, "credentials", id.String(), secret)
+	if err != nil {
+		return Credential{}, err
+	}
+	return one[Credential](ctx, tx.tx, credentialInsertSQL, tx.with(args{
+		"id": id, "name": name, "kind": kind, "sealed": sealed, "last4": secret.Last4(),
+	}))
+}
+
+const credentialGetSQL = `select ` + credentialColumns + ` from sluice.credentials where tenant_id = @tenant_id and id = @id`
+
+// CredentialGet reads a credential without its secret.
+func (tx TenantTx) CredentialGet(ctx context.Context, id uuid.UUID) (Credential, error) {
+	return one[Credential](ctx, tx.tx, credentialGetSQL, tx.with(args{"id": id}))
+}
+
+const credentialListSQL = `
+select ` + credentialColumns + ` from sluice.credentials
+where tenant_id = @tenant_id and id < @before order by id desc limit @limit`
+
+// CredentialList lists credentials, newest first.
+func (tx TenantTx) CredentialList(ctx context.Context, p Page) ([]Credential, error) {
+	return many[Credential](ctx, tx.tx, credentialListSQL, tx.with(args{"before": p.before(), "limit": p.Limit}))
+}
+
+const credentialSealedSQL = `select sealed from sluice.credentials where tenant_id = @tenant_id and id = @id`
+
+// CredentialSecret opens the secret of a credential.
+func (tx TenantTx) CredentialSecret(ctx context.Context, id uuid.UUID) (tenants.Secret, error) {
+	sealed, err := value[[]byte](ctx, tx.tx, credentialSealedSQL, tx.with(args{"id": id}))
+	if err != nil {
+		return tenants.Secret{}, err
+	}
+	return tx.unseal(ctx, "credentials", id.String(), sealed)
+}
+
+const credentialUpdateSQL = `
+update sluice.credentials set name = coalesce(@name, name), sealed = coalesce(@sealed, sealed), last4 = coalesce(@last4, last4),
+    version = version + 1, updated_at = now()
+where tenant_id = @tenant_id and id = @id and (@version::int = 0 or version = @version)
+returning ` + credentialColumns
+
+// CredentialUpdate changes the name or the secret; nil and an empty secret leave as it is. version, if not 0, is the one that was read.
+func (tx TenantTx) CredentialUpdate(ctx context.Context, id uuid.UUID, name *string, secret tenants.Secret, version int) (Credential, error) {
+	var sealed []byte
+	var last4 *string
+	if !secret.Empty() {
+		var err error
+		if sealed, err = tx.seal(ctx, "credentials", id.String(), secret); err != nil {
+			return Credential{}, err
+		}
+		shown := secret.Last4()
+		last4 = &shown
+	}
+	c, err := one[Credential](ctx, tx.tx, credentialUpdateSQL, tx.with(args{
+		"id": id, "name": name, "sealed": sealed, "last4": last4, "version": version,
+	}))
+	if err != nil {
+		return Credential{}, missOrStale(err, func() error { _, err := tx.CredentialGet(ctx, id); return err })
+	}
+	return c, nil
+}
+
+// credentialUsesSQL finds automations that would be left without it.
+const credentialUsesSQL = `
+select a.name from sluice.automations a
+join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
+where a.tenant_id = @tenant_id and a.deleted_at is null
+  and (v.spec #>> '{action,credential_id}' = @shown or v.spec ->> 'credential_id' = @shown)
+order by a.name limit 5`
+
+const credentialDeleteSQL = `delete from sluice.credentials where tenant_id = @tenant_id and id = @id`
+
+// CredentialDelete deletes a credential. The names are of automations that use it: while there are any, nothing is deleted.
+func (tx TenantTx) CredentialDelete(ctx context.Context, id uuid.UUID) (usedBy []string, err error) {
+	if _, err := tx.CredentialGet(ctx, id); err != nil {
+		return nil, err
+	}
+	shown := tenants.FormatID(tenants.CredentialPrefix, id)
+	if usedBy, err = values[string](ctx, tx.tx, credentialUsesSQL, tx.with(args{"shown": shown})); err != nil || len(usedBy) > 0 {
+		return usedBy, err
+	}
+	_, err = run(ctx, tx.tx, credentialDeleteSQL, tx.with(args{"id": id}))
+	return nil, err
+}

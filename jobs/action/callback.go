@@ -1,0 +1,166 @@
+package action
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"sluice/jobs/outbound"
+)
+
+// callback posts a run's output to an address of the tenant, signed as the Standard Webhooks specification says
+// (github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md), so that receivers can check it with that
+// project's libraries. The webhook-id is the Send's Key, and the body is that of the Effect, so that a receiver that drops
+// ids it has seen makes the effect once however often it is asked. Without a credential the request bears no signature.
+type callback struct{ door *outbound.Door }
+
+var _ Connector = callback{}
+
+const (
+	callbackBodyBytesMax = 1 << 20 // of a request's body
+	callbackKeyBytesMax  = 256
+	credentialPrefix     = "crd_"
+	jsonType             = "application/json"
+	textType             = "text/plain; charset=utf-8"
+)
+
+func (callback) Kind() string                    { return "callback" }
+func (callback) CredentialKind() string          { return "callback" }
+func (callback) NewSecret() (string, error)      { return newWebhookSecret() }
+func (callback) CheckSecret(secret string) error { _, err := webhookKeys(secret); return err }
+
+func (c callback) Check(params json.RawMessage) []Fault {
+	texts, faults := fields(params, "callback", "kind", "url", "credential_id", "body")
+	if texts == nil || slices.ContainsFunc(faults, func(f Fault) bool { return f.Place == "action.url" }) {
+		return faults
+	}
+	if address, ok := texts["url"]; !ok {
+		faults = append(faults, Fault{Place: "action.url", Message: "expected the address of the callback, https://..."})
+	} else if err := c.door.CheckURL(address); err != nil {
+		faults = append(faults, Fault{Place: "action.url", Message: err.Error()})
+	}
+	if id, ok := texts["credential_id"]; ok && !strings.HasPrefix(id, credentialPrefix) {
+		faults = append(faults, Fault{Place: "action.credential_id", Message: "expected the id of a credential, crd_..."})
+	}
+	return faults
+}
+
+func (c callback) Prepare(params json.RawMessage, in Input) (Effect, error) {
+	texts, faults := fields(params, "callback", "kind", "url", "credential_id", "body")
+	if len(faults) > 0 {
+		return Effect{}, refused(CodeInvalid, faults[0].Place+": "+faults[0].Message)
+	}
+	target, err := masked(texts["url"])
+	if err != nil {
+		return Effect{}, refused(CodeInvalid, "action.url: expected an address")
+	}
+	effect := Effect{
+		Kind: "callback", Target: target, URL: texts["url"], ContentType: jsonType, Signed: texts["credential_id"] != "",
+	}
+	switch {
+	case in.Body != "":
+		// The text of a model may hold anything; what is declared as UTF-8 is made so once, and then stays.
+		effect.Body = []byte(strings.ToValidUTF8(in.Body, string(utf8.RuneError)))
+		if !json.Valid(effect.Body) {
+			effect.ContentType = textType
+		}
+	case texts["body"] != "":
+		// Falling back to the whole output would send what the template was written to leave out.
+		return Effect{}, refused(CodeEmptyBody, "action.body: the template came out empty")
+	default:
+		if effect.Body, err = completed(in); err != nil {
+			return Effect{}, refused(CodeInvalid, "the output cannot be written as JSON")
+		}
+	}
+	if len(effect.Body) > callbackBodyBytesMax {
+		return Effect{}, refused(CodeTooLarge, fmt.Sprintf("the body is longer than %d bytes", callbackBodyBytesMax))
+	}
+	return effect, nil
+}
+
+// completed is the body where no template is given, in the envelope that the specification recommends.
+func completed(in Input) ([]byte, error) {
+	type data struct {
+		RunID             string `json:"run_id"`
+		EventID           string `json:"event_id"`
+		AutomationID      string `json:"automation_id"`
+		AutomationVersion int    `json:"automation_version"`
+		EventType         string `json:"event_type"`
+		Entity            string `json:"entity"`
+		Output            any    `json:"output"`
+	}
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(struct {
+		Type      string `json:"type"`
+		Timestamp string `json:"timestamp"`
+		Data      data   `json:"data"`
+	}{"run.completed", in.At.UTC().Format(time.RFC3339Nano), data{
+		RunID: in.RunID, EventID: in.EventID, AutomationID: in.AutomationID, AutomationVersion: in.AutomationVersion,
+		EventType: in.EventType, Entity: in.Entity, Output: in.Output,
+	}})
+	return bytes.TrimSuffix(body.Bytes(), []byte("\n")), err
+}
+
+func (c callback) Do(ctx context.Context, s Send) (Receipt, error) {
+	if s.Key == "" || len(s.Key) > callbackKeyBytesMax || strings.ContainsFunc(s.Key, badKeyRune) {
+		return Receipt{}, refused(CodeInvalid, "the key of the effect cannot be sent as a webhook-id")
+	}
+	header := http.Header{}
+	header.Set("Content-Type", s.Effect.ContentType)
+	header.Set("Idempotency-Key", s.Key) // the same, for receivers that know this name only
+	header.Set("User-Agent", "Sluice/1")
+	header.Set("Webhook-Id", s.Key)
+	header.Set("Webhook-Timestamp", strconv.FormatInt(s.At.Unix(), 10))
+	if s.Effect.Signed {
+		keys, err := webhookKeys(s.Secret)
+		if err != nil {
+			return Receipt{}, refused(CodeCredential, "the credential's secret cannot be used")
+		}
+		header.Set("Webhook-Signature", webhookSignatures(keys, s.Key, s.At, s.Effect.Body))
+	}
+	res, err := c.door.Do(ctx, outbound.Request{
+		Body: s.Effect.Body, Header: header, Method: http.MethodPost, URL: s.Effect.URL,
+	})
+	if err != nil {
+		return Receipt{}, undelivered(err)
+	}
+	if failure := answered(res, s.At); failure != nil {
+		return Receipt{}, failure
+	}
+	return Receipt{Note: "the callback was accepted", Status: res.Status, URL: s.Effect.Target}, nil
+}
+
+// badKeyRune reports what a webhook-id must not hold: the full stop would let two messages have one signed string.
+func badKeyRune(r rune) bool { return r <= ' ' || r > '~' || r == '.' }
+
+// masked is an address without the values of its query, which often are tokens.
+func masked(address string) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return "", errors.New("the address is not a URL")
+	}
+	shown := u.Scheme + "://" + u.Host + u.EscapedPath()
+	if u.RawQuery == "" {
+		return shown, nil
+	}
+	pairs := strings.Split(u.RawQuery, "&")
+	for i, pair := range pairs {
+		if name, _, ok := strings.Cut(pair, "="); ok {
+			pairs[i] = name + "=***"
+		} else {
+			pairs[i] = "***" // a token on its own
+		}
+	}
+	return shown + "?" + strings.Join(pairs, "&"), nil
+}
