@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -98,7 +99,7 @@ func (tx SystemTx) TenantErase(ctx context.Context, id uuid.UUID) error {
 
 // missOrStale tells why an update by id and version touched nothing: the row is gone (ErrNotFound), or it has another version (ErrStale).
 func missOrStale(err error, get func() error) error {
-	if err != ErrNotFound { //nolint:errorlint // translate returns this very value, and a wrapped one comes from elsewhere
+	if !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	if err := get(); err != nil {

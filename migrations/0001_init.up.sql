@@ -558,6 +558,7 @@ begin
     delete from sluice.tenant_keysets where tenant_id = erased;
     delete from sluice.keys where tenant_id = erased;
     delete from sluice.idempotency_keys where tenant_id = erased;
+    delete from sluice.operator_idempotency_keys where tenant_id = erased;
     delete from sluice.action_attempts where tenant_id = erased;
     delete from sluice.actions where tenant_id = erased;
     delete from sluice.calls where tenant_id = erased;

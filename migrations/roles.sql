@@ -3,6 +3,7 @@
 do $$
 declare
     r text;
+    server_version int := current_setting('server_version_num')::int;
 begin
     -- Two migrations of two databases of one cluster may come at once: roles are the cluster's.
     perform pg_advisory_xact_lock(7238651);
@@ -11,7 +12,8 @@ begin
             execute format('create role %I nologin nosuperuser nobypassrls nocreatedb nocreaterole', r);
         end if;
         -- The one who migrates, and the login that serves, step into these roles; a role that is one's own already is left alone.
-        if r <> current_user and not pg_has_role(current_user, r, 'member') then
+        -- From 16 on, who makes a role may grant it but not step into it, until it grants itself that.
+        if r <> current_user and not pg_has_role(current_user, r, case when server_version >= 160000 then 'set' else 'member' end) then
             execute format('grant %I to current_user', r);
         end if;
     end loop;

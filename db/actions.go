@@ -1,0 +1,182 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The states of an action.
+const (
+	ActionIntended  = "intended"
+	ActionInFlight  = "in_flight"
+	ActionConfirmed = "confirmed"
+	ActionFailed    = "failed"
+	ActionUnknown   = "unknown"
+	ActionWithheld  = "withheld"
+)
+
+// Action is one effect to be made outside.
+type Action struct {
+	TenantID     uuid.UUID
+	ID           uuid.UUID
+	RunID        uuid.UUID
+	Kind         string
+	Key          string
+	Target       string
+	CredentialID *uuid.UUID
+	Effect       json.RawMessage
+	State        string
+	Reason       string
+	Detail       string
+	Attempt      int
+	AttemptsMax  int
+	Epoch        int64
+	LeaseUntil   *time.Time
+	Until        *time.Time
+	Receipt      json.RawMessage
+	CreatedAt    time.Time
+	UpdatedAt    time.Time
+	EndedAt      *time.Time
+}
+
+const actionColumns = `a.tenant_id, a.id, a.run_id, a.kind, a.key, a.target, a.credential_id, a.effect, a.state, a.reason, a.detail, a.attempt,
+    a.attempts_max, a.epoch, a.lease_until, a.until, a.receipt, a.created_at, a.updated_at, a.ended_at`
+
+const actionInsertSQL = `
+insert into sluice.actions (tenant_id, id, run_id, kind, key, target, credential_id, effect, state, ended_at)
+values (@tenant_id, @id, @run_id, @kind, @key, @target, @credential_id, @effect, @state, case when @state = 'withheld' then now() end)`
+
+// ActionInsert keeps an intent; in state withheld it is kept to be shown, and is never sent.
+func (tx TenantTx) ActionInsert(ctx context.Context, a Action) error {
+	_, err := run(ctx, tx.tx, actionInsertSQL, tx.with(args{
+		"id": a.ID, "run_id": a.RunID, "kind": a.Kind, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect,
+		"state": a.State,
+	}))
+	return err
+}
+
+const actionGetSQL = `select ` + actionColumns + ` from sluice.actions a where a.tenant_id = @tenant_id and a.id = @id`
+
+// ActionGet reads an action.
+func (tx TenantTx) ActionGet(ctx context.Context, id uuid.UUID) (Action, error) {
+	return one[Action](ctx, tx.tx, actionGetSQL, tx.with(args{"id": id}))
+}
+
+const actionListSQL = `
+select ` + actionColumns + ` from sluice.actions a where a.tenant_id = @tenant_id and a.run_id = @run_id order by a.id`
+
+// ActionList reads the actions of a run.
+func (tx TenantTx) ActionList(ctx context.Context, runID uuid.UUID) ([]Action, error) {
+	return many[Action](ctx, tx.tx, actionListSQL, tx.with(args{"run_id": runID}))
+}
+
+// actionClaimSQL commits in_flight before anything is sent, and only while the run still wants its effect.
+const actionClaimSQL = `
+update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1,
+    lease_until = now() + @lease::interval, updated_at = now()
+where a.tenant_id = @tenant_id and a.id = @id and a.ended_at is null
+  and (a.lease_until is null or a.lease_until < now()) and (a.until is null or a.until <= now())
+  and exists (select from sluice.runs r where r.tenant_id = a.tenant_id and r.id = a.run_id and r.status = 'acting')
+  and exists (select from sluice.tenants t where t.tenant_id = a.tenant_id and t.status = 'active')
+returning ` + actionColumns
+
+const actionAttemptInsertSQL = `
+insert into sluice.action_attempts (tenant_id, action_id, attempt) values (@tenant_id, @action_id, @attempt) on conflict do nothing`
+
+// ActionClaim takes an action for one worker and marks it as in flight. ErrNotFound: there is nothing to take.
+func (tx TenantTx) ActionClaim(ctx context.Context, id uuid.UUID, lease time.Duration) (Action, error) {
+	a, err := one[Action](ctx, tx.tx, actionClaimSQL, tx.with(args{"id": id, "lease": lease}))
+	if err != nil {
+		return Action{}, err
+	}
+	_, err = run(ctx, tx.tx, actionAttemptInsertSQL, tx.with(args{"action_id": id, "attempt": a.Attempt}))
+	return a, err
+}
+
+// ActionStep is what became of one try at an action.
+type ActionStep struct {
+	State  string
+	Reason string
+	Detail string
+	// Status is the target's HTTP status, 0 for none.
+	Status  int
+	Wait    time.Duration
+	Receipt json.RawMessage
+	// Refund gives the attempt back: it was never made.
+	Refund bool
+}
+
+const actionStepSQL = `
+update sluice.actions set state = @state, reason = @reason, detail = @detail,
+    until = case when @wait::interval > interval '0' then now() + @wait::interval end, attempt = attempt - @refund::int,
+    lease_until = null, receipt = coalesce(@receipt::jsonb, receipt),
+    ended_at = case when @state in ('confirmed', 'failed', 'unknown', 'withheld') then now() end, updated_at = now()
+where tenant_id = @tenant_id and id = @id and epoch = @epoch and ended_at is null`
+
+const actionAttemptEndSQL = `
+update sluice.action_attempts set ended_at = clock_timestamp(), status = @status, reason = @reason, detail = @detail
+where tenant_id = @tenant_id and action_id = @action_id and attempt = @attempt`
+
+// ActionStep ends a worker's hold of an action. ErrStale: it is no longer its own.
+func (tx TenantTx) ActionStep(ctx context.Context, a Action, s ActionStep) error {
+	refund := 0
+	if s.Refund {
+		refund = 1
+	}
+	if err := touched(run(ctx, tx.tx, actionStepSQL, tx.with(args{
+		"id": a.ID, "epoch": a.Epoch, "state": s.State, "reason": s.Reason, "detail": s.Detail, "wait": s.Wait, "receipt": s.Receipt, "refund": refund,
+	}))); err != nil {
+		return err
+	}
+	_, err := run(ctx, tx.tx, actionAttemptEndSQL, tx.with(args{
+		"action_id": a.ID, "attempt": a.Attempt, "status": s.Status, "reason": s.Reason, "detail": s.Detail,
+	}))
+	return err
+}
+
+const actionRetrySQL = `
+update sluice.actions set state = 'intended', reason = '', detail = '', until = null, lease_until = null, ended_at = null, updated_at = now(),
+    attempts_max = attempt + @more::int
+where tenant_id = @tenant_id and id = @id and state = 'failed' returning id`
+
+// ActionRetry sets a failed action going again, for as many attempts more. ErrNotFound: it has not failed.
+func (tx TenantTx) ActionRetry(ctx context.Context, id uuid.UUID, more int) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, actionRetrySQL, tx.with(args{"id": id, "more": more}))
+	return err
+}
+
+const actionsCancelSQL = `
+update sluice.actions set state = 'failed', reason = 'run.cancelled', detail = @detail, until = null, lease_until = null, epoch = epoch + 1,
+    ended_at = now(), updated_at = now()
+where tenant_id = @tenant_id and run_id = @run_id and state = 'intended'`
+
+// ActionsCancel gives up the actions of a cancelled run that were not sent yet. One that is in flight is left to its worker, who alone can
+// tell whether it arrived.
+func (tx TenantTx) ActionsCancel(ctx context.Context, runID uuid.UUID, detail string) error {
+	_, err := run(ctx, tx.tx, actionsCancelSQL, tx.with(args{"run_id": runID, "detail": detail}))
+	return err
+}
+
+// ActionAttempt is one try at an action.
+type ActionAttempt struct {
+	ActionID uuid.UUID
+	Attempt  int
+	SentAt   time.Time
+	EndedAt  *time.Time
+	Status   int
+	Reason   string
+	Detail   string
+}
+
+const actionAttemptsSQL = `
+select t.action_id, t.attempt, t.sent_at, t.ended_at, t.status, t.reason, t.detail from sluice.action_attempts t
+join sluice.actions a on a.tenant_id = t.tenant_id and a.id = t.action_id
+where t.tenant_id = @tenant_id and a.run_id = @run_id order by t.action_id, t.attempt`
+
+// ActionAttempts reads every try at the actions of a run.
+func (tx TenantTx) ActionAttempts(ctx context.Context, runID uuid.UUID) ([]ActionAttempt, error) {
+	return many[ActionAttempt](ctx, tx.tx, actionAttemptsSQL, tx.with(args{"run_id": runID}))
+}

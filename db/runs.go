@@ -1,0 +1,335 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"sluice/tenants"
+)
+
+// RunStatus is where a run stands; table sluice.run_steps says which status may follow which.
+type RunStatus string
+
+// The statuses of a run. The last four are its ends.
+const (
+	RunQueued    RunStatus = "queued"
+	RunRunning   RunStatus = "running"
+	RunWaiting   RunStatus = "waiting"
+	RunHeld      RunStatus = "held"
+	RunInReview  RunStatus = "in_review"
+	RunActing    RunStatus = "acting"
+	RunDone      RunStatus = "done"
+	RunSkipped   RunStatus = "skipped"
+	RunDead      RunStatus = "dead"
+	RunCancelled RunStatus = "cancelled"
+)
+
+// Ended says whether nothing follows by itself.
+func (s RunStatus) Ended() bool {
+	return s == RunDone || s == RunSkipped || s == RunDead || s == RunCancelled
+}
+
+// Run is one automation applied to one event.
+type Run struct {
+	TenantID          uuid.UUID
+	ID                uuid.UUID
+	EventID           uuid.UUID
+	EndpointID        uuid.UUID
+	AutomationID      uuid.UUID
+	AutomationVersion int
+	Mode              string
+	Priority          string
+	Status            RunStatus
+	// Reason is for machines, Detail a sentence for people, Until the time that it waits for.
+	Reason string
+	Detail string
+	Until  *time.Time
+	// Attempt counts claims that were not waiting; at AttemptsMax the next failure ends the run.
+	Attempt     int
+	AttemptsMax int
+	// Epoch goes up with every claim; what an earlier claim still writes is refused.
+	Epoch      int64
+	LeaseUntil *time.Time
+	Output     json.RawMessage
+	// CostPico is the sum of the run's calls in pico-USD.
+	CostPico   int64
+	CreatedAt  time.Time
+	StartedAt  *time.Time
+	FinishedAt *time.Time
+	UpdatedAt  time.Time
+}
+
+const runColumns = `r.tenant_id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, r.mode, r.priority, r.status, r.reason,
+    r.detail, r.until, r.attempt, r.attempts_max, r.epoch, r.lease_until, r.output, r.cost_pico, r.created_at, r.started_at, r.finished_at,
+    r.updated_at`
+
+// RunNew is a run to make of an event.
+type RunNew struct {
+	EventID           uuid.UUID
+	EndpointID        uuid.UUID
+	AutomationID      uuid.UUID
+	AutomationVersion int
+	Mode              string
+	Priority          string
+}
+
+const runInsertSQL = `
+insert into sluice.runs (tenant_id, id, event_id, endpoint_id, automation_id, automation_version, mode, priority)
+values (@tenant_id, @id, @event_id, @endpoint_id, @automation_id, @automation_version, @mode, @priority)`
+
+// RunInsert keeps a run as queued; its job must be added in the same transaction.
+func (tx TenantTx) RunInsert(ctx context.Context, r RunNew) (uuid.UUID, error) {
+	id := tenants.NewID()
+	_, err := run(ctx, tx.tx, runInsertSQL, tx.with(args{
+		"id": id, "event_id": r.EventID, "endpoint_id": r.EndpointID, "automation_id": r.AutomationID,
+		"automation_version": r.AutomationVersion, "mode": r.Mode, "priority": r.Priority,
+	}))
+	return id, err
+}
+
+const runGetSQL = `select ` + runColumns + ` from sluice.runs r where r.tenant_id = @tenant_id and r.id = @id`
+
+// RunGet reads a run.
+func (tx TenantTx) RunGet(ctx context.Context, id uuid.UUID) (Run, error) {
+	return one[Run](ctx, tx.tx, runGetSQL, tx.with(args{"id": id}))
+}
+
+// RunFilter narrows a list of runs; zero fields do not.
+type RunFilter struct {
+	EventID      *uuid.UUID
+	AutomationID *uuid.UUID
+	Status       string
+	Reason       string
+}
+
+const runListSQL = `
+select ` + runColumns + ` from sluice.runs r
+where r.tenant_id = @tenant_id and r.id < @before
+  and (@event_id::uuid is null or r.event_id = @event_id)
+  and (@automation_id::uuid is null or r.automation_id = @automation_id)
+  and (@status::text is null or r.status = @status)
+  and (@reason::text is null or r.reason = @reason)
+order by r.id desc limit @limit`
+
+// RunList lists runs, newest first.
+func (tx TenantTx) RunList(ctx context.Context, f RunFilter, p Page) ([]Run, error) {
+	return many[Run](ctx, tx.tx, runListSQL, tx.with(args{
+		"before": p.before(), "limit": p.Limit, "event_id": f.EventID, "automation_id": f.AutomationID,
+		"status": orNil(f.Status), "reason": orNil(f.Reason),
+	}))
+}
+
+// runClaimSQL takes a run that is due, or whose worker let its lease run out. What the lease says is decided by the database's clock alone.
+const runClaimSQL = `
+update sluice.runs r set status = 'running', reason = case when r.status = 'running' then 'worker.lost' else '' end,
+    detail = case when r.status = 'running' then 'The worker that had the run did not report back in time; another one takes it up.' else '' end,
+    until = null, epoch = r.epoch + 1, attempt = r.attempt + 1, lease_until = now() + @lease::interval,
+    started_at = coalesce(r.started_at, now()), updated_at = now()
+where r.tenant_id = @tenant_id and r.id = @id
+  and (r.status = 'queued' or (r.status = 'waiting' and r.until <= now()) or (r.status = 'running' and r.lease_until < now()))
+returning ` + runColumns
+
+// RunClaim takes a run for one worker: its epoch goes up, and it is that worker's until the lease ends. ErrNotFound: there is nothing to take,
+// since it is not due, or another worker has it, or it has ended.
+func (tx TenantTx) RunClaim(ctx context.Context, id uuid.UUID, lease time.Duration) (Run, error) {
+	return one[Run](ctx, tx.tx, runClaimSQL, tx.with(args{"id": id, "lease": lease}))
+}
+
+const runRenewSQL = `
+update sluice.runs set lease_until = now() + @lease::interval
+where tenant_id = @tenant_id and id = @id and epoch = @epoch and status = 'running'`
+
+// RunRenew makes a worker's lease longer. ErrStale: the run is no longer its own.
+func (tx TenantTx) RunRenew(ctx context.Context, id uuid.UUID, epoch int64, lease time.Duration) error {
+	return touched(run(ctx, tx.tx, runRenewSQL, tx.with(args{"id": id, "epoch": epoch, "lease": lease})))
+}
+
+// RunStep is the next step of a run that a worker holds.
+type RunStep struct {
+	Status RunStatus
+	Reason string
+	Detail string
+	// Wait, if not 0, is how long from now the run waits.
+	Wait time.Duration
+	// Refund gives the attempt back: waiting is not failing.
+	Refund bool
+	Output json.RawMessage
+}
+
+const runStepSQL = `
+update sluice.runs set status = @status, reason = @reason, detail = @detail,
+    until = case when @wait::interval > interval '0' then now() + @wait::interval end,
+    attempt = attempt - @refund::int, lease_until = null, output = coalesce(@output::jsonb, output),
+    finished_at = case when @status in ('done', 'skipped', 'dead', 'cancelled') then now() end, updated_at = now()
+where tenant_id = @tenant_id and id = @id and epoch = @epoch and status = 'running'`
+
+// RunStep ends a worker's hold of a run with its next status. ErrStale: the run is no longer its own, and nothing was written.
+func (tx TenantTx) RunStep(ctx context.Context, id uuid.UUID, epoch int64, s RunStep) error {
+	refund := 0
+	if s.Refund {
+		refund = 1
+	}
+	return touched(run(ctx, tx.tx, runStepSQL, tx.with(args{
+		"id": id, "epoch": epoch, "status": s.Status, "reason": s.Reason, "detail": s.Detail, "wait": s.Wait, "refund": refund, "output": s.Output,
+	})))
+}
+
+const runActedSQL = `
+update sluice.runs set status = @status, reason = @reason, detail = @detail, until = null, finished_at = now(), updated_at = now()
+where tenant_id = @tenant_id and id = @id and status = 'acting'`
+
+// RunActed ends a run whose effect is confirmed (done) or given up (dead). ErrStale: it was not acting.
+func (tx TenantTx) RunActed(ctx context.Context, id uuid.UUID, status RunStatus, reason, detail string) error {
+	return touched(run(ctx, tx.tx, runActedSQL, tx.with(args{"id": id, "status": status, "reason": reason, "detail": detail})))
+}
+
+const runActingSQL = `
+update sluice.runs set reason = @reason, detail = @detail, until = now() + @wait::interval, updated_at = now()
+where tenant_id = @tenant_id and id = @id and status = 'acting'`
+
+// RunActingWait says why a run's effect is not made yet, and when it is tried again.
+func (tx TenantTx) RunActingWait(ctx context.Context, id uuid.UUID, reason, detail string, wait time.Duration) error {
+	return touched(run(ctx, tx.tx, runActingSQL, tx.with(args{"id": id, "reason": reason, "detail": detail, "wait": wait})))
+}
+
+const runRetrySQL = `
+update sluice.runs set status = @status, reason = @reason, detail = @detail, until = null, attempt = 0, finished_at = null, lease_until = null,
+    updated_at = now()
+where tenant_id = @tenant_id and id = @id and status = any (@from::text[])
+returning epoch`
+
+// RunRetry sets a dead run going again, as queued or as acting, or a waiting one as queued. ErrConflict: it is in neither status.
+func (tx TenantTx) RunRetry(ctx context.Context, id uuid.UUID, to RunStatus, from []RunStatus, reason, detail string) error {
+	if _, err := tx.RunGet(ctx, id); err != nil {
+		return err
+	}
+	statuses := make([]string, len(from))
+	for i, s := range from {
+		statuses[i] = string(s)
+	}
+	_, err := value[int64](ctx, tx.tx, runRetrySQL, tx.with(args{"id": id, "status": to, "from": statuses, "reason": reason, "detail": detail}))
+	if errors.Is(err, ErrNotFound) {
+		return ErrConflict
+	}
+	return err
+}
+
+// runCancelSQL raises the epoch, so that a worker that holds the run finds that it lost it.
+const runCancelSQL = `
+update sluice.runs set status = 'cancelled', reason = @reason, detail = @detail, until = null, lease_until = null, epoch = epoch + 1,
+    finished_at = now(), updated_at = now()
+where tenant_id = @tenant_id and id = @id and status in ('queued', 'running', 'waiting', 'held', 'in_review', 'acting')
+returning id`
+
+// RunCancel ends a run that has not ended. ErrConflict: it has.
+func (tx TenantTx) RunCancel(ctx context.Context, id uuid.UUID, reason, detail string) error {
+	if _, err := tx.RunGet(ctx, id); err != nil {
+		return err
+	}
+	_, err := value[uuid.UUID](ctx, tx.tx, runCancelSQL, tx.with(args{"id": id, "reason": reason, "detail": detail}))
+	if errors.Is(err, ErrNotFound) {
+		return ErrConflict
+	}
+	return err
+}
+
+// RunMark is one step of a run's history.
+type RunMark struct {
+	RunID   uuid.UUID
+	At      time.Time
+	Status  RunStatus
+	Reason  string
+	Detail  string
+	Until   *time.Time
+	Attempt int
+	Epoch   int64
+}
+
+const runHistorySQL = `
+select h.run_id, h.at, h.status, h.reason, h.detail, h.until, h.attempt, h.epoch
+from sluice.run_history h join sluice.runs r on r.tenant_id = h.tenant_id and r.id = h.run_id
+where h.tenant_id = @tenant_id and r.event_id = @event_id
+order by h.at, h.position limit @limit`
+
+// explainRowsMax bounds what is told of one event.
+const explainRowsMax = 1000
+
+// RunHistory reads the steps of all runs of an event, in order.
+func (tx TenantTx) RunHistory(ctx context.Context, eventID uuid.UUID) ([]RunMark, error) {
+	return many[RunMark](ctx, tx.tx, runHistorySQL, tx.with(args{"event_id": eventID, "limit": explainRowsMax}))
+}
+
+// touched turns an update that touched no row into ErrStale.
+func touched(n int64, err error) error {
+	if err == nil && n == 0 {
+		return ErrStale
+	}
+	return err
+}
+
+// Stranded is a run or an action that should have gone on by now, and that no live job stands for.
+type Stranded struct {
+	TenantID uuid.UUID
+	ID       uuid.UUID
+}
+
+// runStrandedSQL: a run whose lease ran out gets a job even where River still believes that the dead worker works on the old one; one that is
+// queued or due gets a job only where none is alive, since it may just be a long queue.
+const runStrandedSQL = `
+select r.tenant_id, r.id from sluice.runs r
+where r.finished_at is null and r.updated_at < now() - @grace::interval
+  and ((r.status = 'running' and r.lease_until < now()
+        and not exists (select from river.river_job j where j.kind = 'run' and j.args @> jsonb_build_object('run_id', r.id)
+                        and j.state in ('available', 'pending', 'retryable', 'scheduled')))
+    or ((r.status = 'queued' or (r.status = 'waiting' and r.until < now() - @grace::interval))
+        and not exists (select from river.river_job j where j.kind = 'run' and j.args @> jsonb_build_object('run_id', r.id)
+                        and j.state in ('available', 'pending', 'retryable', 'scheduled', 'running'))))
+order by r.updated_at limit @limit`
+
+// RunStranded finds runs of all tenants that nobody works on.
+func (tx SystemTx) RunStranded(ctx context.Context, grace time.Duration, limit int) ([]Stranded, error) {
+	return many[Stranded](ctx, tx.tx, runStrandedSQL, args{"grace": grace, "limit": limit})
+}
+
+const actionStrandedSQL = `
+select a.tenant_id, a.id from sluice.actions a
+where a.ended_at is null and a.updated_at < now() - @grace::interval
+  and ((a.state = 'in_flight' and a.lease_until < now()
+        and not exists (select from river.river_job j where j.kind = 'action' and j.args @> jsonb_build_object('action_id', a.id)
+                        and j.state in ('available', 'pending', 'retryable', 'scheduled')))
+    or (a.lease_until is null and coalesce(a.until, a.updated_at) < now() - @grace::interval
+        and not exists (select from river.river_job j where j.kind = 'action' and j.args @> jsonb_build_object('action_id', a.id)
+                        and j.state in ('available', 'pending', 'retryable', 'scheduled', 'running'))))
+order by a.updated_at limit @limit`
+
+// ActionStranded finds actions of all tenants that nobody works on.
+func (tx SystemTx) ActionStranded(ctx context.Context, grace time.Duration, limit int) ([]Stranded, error) {
+	return many[Stranded](ctx, tx.tx, actionStrandedSQL, args{"grace": grace, "limit": limit})
+}
+
+const sweepLockSQL = `select pg_try_advisory_xact_lock(7238652)`
+
+// SweepLock says whether this transaction is the one that sweeps; another worker's sweep is enough.
+func (tx SystemTx) SweepLock(ctx context.Context) (bool, error) {
+	return value[bool](ctx, tx.tx, sweepLockSQL, args{})
+}
+
+const backlogSQL = `
+select status, count(*) as runs, coalesce(extract(epoch from now() - min(updated_at)), 0)::float8 as oldest_seconds
+from sluice.runs where finished_at is null group by status`
+
+// Backlog is how many runs of all tenants stand in one status, and how long the oldest has not moved.
+type Backlog struct {
+	Status        RunStatus
+	Runs          int64
+	OldestSeconds float64
+}
+
+// Backlog counts the runs that have not ended.
+func (tx SystemTx) Backlog(ctx context.Context) ([]Backlog, error) {
+	return many[Backlog](ctx, tx.tx, backlogSQL, args{})
+}

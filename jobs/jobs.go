@@ -1,0 +1,103 @@
+// Package jobs is the work on what was taken in: River workers, a file per kind, that claim a run, call a model, keep the outcome, and make its
+// effect once. outcome.go turns what went wrong into retry, wait or stop. No HTTP face and no SQL may enter it, and no transaction of it ever
+// waits on the world: read, call, write are three steps.
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+	"github.com/riverqueue/rivercontrib/otelriver"
+
+	"sluice/db"
+)
+
+// The queues: a slow target must not take the places of model calls.
+const (
+	runQueue    = "runs"
+	actionQueue = "actions"
+)
+
+// riverAttemptsMax is only a backstop: what counts as an attempt is decided in our tables, and every wait of ours is a snooze, which River does not
+// count. What remains are panics and lost databases; the reconciler brings back what River gives up.
+const riverAttemptsMax = 10
+
+// RunArgs name a run. Args hold ids and nothing else: River's tables are not under row security.
+type RunArgs struct {
+	TenantID uuid.UUID `json:"tenant_id"`
+	RunID    uuid.UUID `json:"run_id"`
+}
+
+// Kind is River's name of the job.
+func (RunArgs) Kind() string { return "run" }
+
+// InsertOpts are the job's queue and priority.
+func (RunArgs) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: runQueue, MaxAttempts: riverAttemptsMax}
+}
+
+// ActionArgs name an action.
+type ActionArgs struct {
+	TenantID uuid.UUID `json:"tenant_id"`
+	ActionID uuid.UUID `json:"action_id"`
+}
+
+// Kind is River's name of the job.
+func (ActionArgs) Kind() string { return "action" }
+
+// InsertOpts are the job's queue.
+func (ActionArgs) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: actionQueue, MaxAttempts: riverAttemptsMax}
+}
+
+// Poster adds jobs, in the transaction that writes the rows they are about. It needs no more than to insert: it reads no job.
+type Poster struct{ client *river.Client[pgx.Tx] }
+
+// NewPoster makes a Poster. The trace of the caller travels in the job's metadata.
+func NewPoster(log *slog.Logger) (*Poster, error) {
+	// Without a pool the driver can do nothing outside the transactions it is given.
+	client, err := river.NewClient(riverpgxv5.New((*pgxpool.Pool)(nil)), &river.Config{
+		Logger: log, Schema: db.RiverSchema, Plugins: []rivertype.Plugin{tracing()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make River's client for adding jobs: %w", err)
+	}
+	return &Poster{client: client}, nil
+}
+
+// PostRuns adds a job for each run, in the caller's transaction.
+func (p *Poster) PostRuns(ctx context.Context, tx pgx.Tx, runs []RunArgs) error {
+	return post(ctx, p.client, tx, runs, nil)
+}
+
+// PostActions adds a job for each action, in the caller's transaction.
+func (p *Poster) PostActions(ctx context.Context, tx pgx.Tx, actions []ActionArgs) error {
+	return post(ctx, p.client, tx, actions, nil)
+}
+
+// post uses COPY: it is the fastest, and the only way to add a job without the right to read jobs.
+func post[T river.JobArgs](ctx context.Context, client *river.Client[pgx.Tx], tx pgx.Tx, all []T, opts *river.InsertOpts) error {
+	if len(all) == 0 {
+		return nil
+	}
+	params := make([]river.InsertManyParams, len(all))
+	for i, a := range all {
+		params[i] = river.InsertManyParams{Args: a, InsertOpts: opts}
+	}
+	if _, err := client.InsertManyFastTx(ctx, tx, params); err != nil {
+		return fmt.Errorf("add %d jobs of kind %s: %w", len(all), all[0].Kind(), err)
+	}
+	return nil
+}
+
+// tracing carries the trace from whoever adds a job to whoever works it.
+func tracing() *otelriver.Middleware {
+	return otelriver.NewMiddleware(&otelriver.MiddlewareConfig{EnableTracePropagation: true, EnableWorkSpanJobKindSuffix: true})
+}
