@@ -32,7 +32,7 @@ var floors = map[string]floor{
 	"db":            {mayImport: []string{"tenants"}, built: true},
 	"db/dbtest":     {mayImport: []string{"db", "db/embedded", "migrations", "tenants"}},
 	"db/embedded":   {built: true},
-	"jobs":          {mayImport: []string{"automations", "db", "jobs/action", "jobs/llm", "jobs/outbound", "tenants"}},
+	"jobs":          {built: true, mayImport: []string{"automations", "db", "jobs/action", "jobs/llm", "jobs/outbound", "tenants"}},
 	"jobs/action":   {mayImport: []string{"jobs/outbound"}},
 	"jobs/llm":      {mayImport: []string{"jobs/outbound"}, built: true},
 	"jobs/outbound": {built: true},

@@ -104,7 +104,7 @@ update sluice.calls set state = 'received', ended_at = clock_timestamp(), model_
     input_cache_write_1h = @input_cache_write_1h, output_visible = @output_visible, output_reasoning = @output_reasoning,
     cost_pico = @cost_pico, usage_raw = @usage_raw, usage_fault = @usage_fault, finish = @finish, response_id = @response_id,
     response_text = @response_text
-where tenant_id = @tenant_id and id = @id and state in ('sent', 'orphaned')`
+where tenant_id = @tenant_id and id = @id and state = 'sent'`
 
 // CallReceive keeps a reply with its usage and cost.
 func (tx TenantTx) CallReceive(ctx context.Context, c Call) error {

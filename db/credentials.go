@@ -93,6 +93,14 @@ func (tx TenantTx) CredentialUpdate(ctx context.Context, id uuid.UUID, name *str
 	return c, nil
 }
 
+const credentialOfKindSQL = `
+select ` + credentialColumns + ` from sluice.credentials where tenant_id = @tenant_id and kind = @kind order by id desc limit 1`
+
+// CredentialOfKind reads the newest credential of a kind, which is the one that the tenant's calls to that provider are made with.
+func (tx TenantTx) CredentialOfKind(ctx context.Context, kind string) (Credential, error) {
+	return one[Credential](ctx, tx.tx, credentialOfKindSQL, tx.with(args{"kind": kind}))
+}
+
 // credentialUsesSQL finds automations that would be left without it.
 const credentialUsesSQL = `
 select a.name from sluice.automations a

@@ -142,6 +142,17 @@ func (tx TenantTx) EndpointSecretList(ctx context.Context, endpointID uuid.UUID)
 	return many[EndpointSecret](ctx, tx.tx, endpointSecretListSQL, tx.with(args{"endpoint_id": endpointID, "limit": EndpointSecretsMax}))
 }
 
+const endpointSecretListOfSQL = `
+select ` + endpointSecretColumns + ` from sluice.endpoint_secrets
+where tenant_id = @tenant_id and endpoint_id = any (@endpoint_ids) and (expires_at is null or expires_at > now()) order by id desc limit @limit`
+
+// EndpointSecretListOf lists the secrets that are good of a page of endpoints, newest first.
+func (tx TenantTx) EndpointSecretListOf(ctx context.Context, endpointIDs []uuid.UUID) ([]EndpointSecret, error) {
+	return many[EndpointSecret](ctx, tx.tx, endpointSecretListOfSQL, tx.with(args{
+		"endpoint_ids": endpointIDs, "limit": len(endpointIDs) * EndpointSecretsMax,
+	}))
+}
+
 const endpointSecretsExpireSQL = `
 update sluice.endpoint_secrets set expires_at = now() + @overlap::interval
 where tenant_id = @tenant_id and endpoint_id = @endpoint_id and (expires_at is null or expires_at > now() + @overlap::interval)`

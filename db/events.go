@@ -40,6 +40,8 @@ type EventNew struct {
 	BodyKey string
 	Headers json.RawMessage
 	Body    []byte
+	// Document is the JSON that templates see, nil where it is the body itself.
+	Document []byte
 }
 
 const eventKeysInsertSQL = `
@@ -59,7 +61,8 @@ with event as (
     values (@tenant_id, @id, @endpoint_id, @source, @source_event_id, @type, @entity, @sequence, @occurred_at, @secret_id, @test,
         @body_bytes, @body_sha256, @verdicts, @trace_id)
     returning tenant_id, id)
-insert into sluice.event_payloads (tenant_id, event_id, headers, body) select tenant_id, id, @headers, @body from event`
+insert into sluice.event_payloads (tenant_id, event_id, headers, body, document)
+select tenant_id, id, @headers, @body, @document from event`
 
 // EventInsert keeps an event, its raw body and its idempotency keys. If one of the keys is taken it is a duplicate: nothing is written, and
 // first is the id of the event that came first. The caller must then not commit anything that belongs to the new one.
@@ -90,6 +93,7 @@ func (tx TenantTx) EventInsert(ctx context.Context, e EventNew) (first uuid.UUID
 		"id": e.ID, "endpoint_id": e.EndpointID, "source": e.Source, "source_event_id": e.SourceEventID, "type": e.Type, "entity": e.Entity,
 		"sequence": e.Sequence, "occurred_at": e.OccurredAt, "secret_id": e.SecretID, "test": e.Test, "body_bytes": len(e.Body),
 		"body_sha256": e.BodySHA256, "verdicts": e.Verdicts, "trace_id": e.TraceID, "headers": e.Headers, "body": e.Body,
+		"document": e.Document,
 	}))
 	return e.ID, false, err
 }
@@ -142,9 +146,11 @@ func (tx TenantTx) EventList(ctx context.Context, f EventFilter, p Page) ([]Even
 type Payload struct {
 	Headers json.RawMessage
 	Body    []byte
+	// Document is the JSON that templates see, nil where it is the body itself.
+	Document []byte
 }
 
-const eventPayloadGetSQL = `select headers, body from sluice.event_payloads where tenant_id = @tenant_id and event_id = @event_id`
+const eventPayloadGetSQL = `select headers, body, document from sluice.event_payloads where tenant_id = @tenant_id and event_id = @event_id`
 
 // EventPayload reads the raw body of an event.
 func (tx TenantTx) EventPayload(ctx context.Context, id uuid.UUID) (Payload, error) {

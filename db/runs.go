@@ -277,12 +277,17 @@ type Stranded struct {
 	ID       uuid.UUID
 }
 
+// scannedMax bounds how many open rows one sweep looks at, the oldest first: each costs a look into River's table, and a long queue is no
+// reason to look at all of it. One that is stranded grows old, and is looked at then.
+const scannedMax = 2000
+
 // runStrandedSQL: a run whose lease ran out gets a job even where River still believes that the dead worker works on the old one; one that is
 // queued or due gets a job only where none is alive, since it may just be a long queue.
 const runStrandedSQL = `
-select r.tenant_id, r.id from sluice.runs r
-where r.finished_at is null and r.updated_at < now() - @grace::interval
-  and ((r.status = 'running' and r.lease_until < now()
+select r.tenant_id, r.id
+from (select tenant_id, id, status, until, lease_until, updated_at from sluice.runs where finished_at is null and status in ('queued', 'running', 'waiting')
+        and updated_at < now() - @grace::interval order by updated_at limit @scanned) r
+where ((r.status = 'running' and r.lease_until < now()
         and not exists (select from river.river_job j where j.kind = 'run' and j.args @> jsonb_build_object('run_id', r.id)
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
     or ((r.status = 'queued' or (r.status = 'waiting' and r.until < now() - @grace::interval))
@@ -292,13 +297,13 @@ order by r.updated_at limit @limit`
 
 // RunStranded finds runs of all tenants that nobody works on.
 func (tx SystemTx) RunStranded(ctx context.Context, grace time.Duration, limit int) ([]Stranded, error) {
-	return many[Stranded](ctx, tx.tx, runStrandedSQL, args{"grace": grace, "limit": limit})
+	return many[Stranded](ctx, tx.tx, runStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax})
 }
 
 const actionStrandedSQL = `
-select a.tenant_id, a.id from sluice.actions a
-where a.ended_at is null and a.updated_at < now() - @grace::interval
-  and ((a.state = 'in_flight' and a.lease_until < now()
+select a.tenant_id, a.id
+from (select tenant_id, id, state, until, lease_until, updated_at from sluice.actions where ended_at is null and updated_at < now() - @grace::interval order by updated_at limit @scanned) a
+where ((a.state = 'in_flight' and a.lease_until < now()
         and not exists (select from river.river_job j where j.kind = 'action' and j.args @> jsonb_build_object('action_id', a.id)
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
     or (a.lease_until is null and coalesce(a.until, a.updated_at) < now() - @grace::interval
@@ -308,7 +313,7 @@ order by a.updated_at limit @limit`
 
 // ActionStranded finds actions of all tenants that nobody works on.
 func (tx SystemTx) ActionStranded(ctx context.Context, grace time.Duration, limit int) ([]Stranded, error) {
-	return many[Stranded](ctx, tx.tx, actionStrandedSQL, args{"grace": grace, "limit": limit})
+	return many[Stranded](ctx, tx.tx, actionStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax})
 }
 
 const sweepLockSQL = `select pg_try_advisory_xact_lock(7238652)`

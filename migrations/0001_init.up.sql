@@ -225,10 +225,11 @@ create table sluice.event_payloads (
     received_at timestamptz not null default now(),
     headers     jsonb not null,
     body        bytea not null,
+    -- The JSON document that templates see, where it is not the body itself (a form that carries it, for example).
+    document    bytea,
     primary key (tenant_id, event_id),
     foreign key (tenant_id, event_id) references sluice.events
 );
-alter table sluice.event_payloads alter column body set storage external;
 select sluice.protect('sluice.event_payloads');
 grant select, insert on sluice.event_payloads to sluice_app;
 

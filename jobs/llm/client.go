@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // TimeoutDefault is how long a call may take in all where Config does not say.
@@ -23,6 +25,9 @@ type Config struct {
 	Timeout time.Duration
 	// Now is the clock; required.
 	Now func() time.Time
+	// TracerProvider and MeterProvider are told of every call, as spans.go says. Nil means the global ones.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
 }
 
 // A Client asks models, behind a breaker per provider, model and owner of the credential. It is safe for concurrent use.
@@ -32,6 +37,7 @@ type Client struct {
 	timeout   time.Duration
 	now       func() time.Time
 	breakers  *breakers
+	observer  observer
 }
 
 // New makes a client. Two providers of one name, or no clock, are mistakes of the wiring and panic.
@@ -43,6 +49,7 @@ func New(c Config) *Client {
 		providers: make(map[string]Provider, len(c.Providers)),
 		timeout:   cmp.Or(c.Timeout, TimeoutDefault),
 		now:       c.Now,
+		observer:  newObserver(c.TracerProvider, c.MeterProvider, c.Now),
 	}
 	for _, p := range c.Providers {
 		if _, twice := client.providers[p.Name()]; twice {
@@ -72,7 +79,12 @@ func (c *Client) Complete(ctx context.Context, provider, owner string, r Request
 	if fault := r.check(); fault != nil {
 		return Reply{}, fault
 	}
-	b, wait := c.breakers.enter(breakerKey{provider, r.Model, owner})
+	return c.observer.observe(ctx, provider, r, func(ctx context.Context) (Reply, error) { return c.complete(ctx, p, owner, r) })
+}
+
+// complete is Complete for a request that can be meant.
+func (c *Client) complete(ctx context.Context, p Provider, owner string, r Request) (Reply, error) {
+	b, wait := c.breakers.enter(breakerKey{p.Name(), r.Model, owner})
 	defer c.breakers.leave(b)
 	if wait > 0 {
 		return Reply{}, &Error{Kind: KindRateLimited, RetryAfter: wait, Message: "the provider's last rate limit still holds"}

@@ -1,0 +1,225 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"sluice/db"
+	"sluice/jobs/action"
+	"sluice/tenants"
+)
+
+// actionWorker makes an effect: in flight (committed), send, confirmed (committed). A try that finds it in flight sends it again under the same
+// key, by which the target knows it.
+type actionWorker struct {
+	river.WorkerDefaults[ActionArgs]
+
+	db      *db.DB
+	actions *action.Set
+	log     *slog.Logger
+	now     func() time.Time
+	meters  *meters
+	timeout time.Duration
+	lease   time.Duration
+}
+
+// Timeout bounds the whole job.
+func (w *actionWorker) Timeout(*river.Job[ActionArgs]) time.Duration { return w.timeout + jobMargin }
+
+// Work makes one try at an effect.
+func (w *actionWorker) Work(ctx context.Context, job *river.Job[ActionArgs]) error {
+	err := w.work(ctx, job)
+	var later snooze
+	switch {
+	case err == nil, errors.Is(err, errNothing), errors.Is(err, db.ErrStale):
+		return nil
+	case errors.As(err, &later):
+		return river.JobSnooze(max(later.after, snoozeMin))
+	}
+	return err
+}
+
+func (w *actionWorker) work(ctx context.Context, job *river.Job[ActionArgs]) error {
+	a, secret, receivedAt, err := w.claim(ctx, job.Args)
+	if err != nil {
+		return err
+	}
+	trace.SpanFromContext(ctx).SetAttributes(
+		attribute.String("sluice.tenant_id", tenants.FormatID(tenants.TenantPrefix, a.TenantID)),
+		attribute.String("sluice.run_id", tenants.FormatID(tenants.RunPrefix, a.RunID)),
+		attribute.String("sluice.action_id", tenants.FormatID(tenants.ActionPrefix, a.ID)),
+		attribute.String("sluice.action_kind", a.Kind), attribute.Int("sluice.attempt", a.Attempt),
+	)
+	receipt, err := w.send(ctx, a, secret)
+	if err != nil {
+		return w.failed(ctx, a, err, receivedAt)
+	}
+	return w.confirmed(ctx, job, a, receipt, receivedAt)
+}
+
+// claim marks the action as in flight, and opens its credential. What cannot be sent any more is ended here.
+func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (a db.Action, secret tenants.Secret, receivedAt time.Time, err error) {
+	var stop error
+	err = w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
+		if a, err = tx.ActionClaim(ctx, args.ActionID, w.lease); errors.Is(err, db.ErrNotFound) {
+			stop = w.whyNot(ctx, tx, args.ActionID)
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("claim action %s: %w", args.ActionID, err)
+		}
+		run, err := tx.RunGet(ctx, a.RunID)
+		if err != nil {
+			return err
+		}
+		event, err := tx.EventGet(ctx, run.EventID)
+		if err != nil {
+			return err
+		}
+		receivedAt = event.ReceivedAt
+		var fault *action.Error
+		switch {
+		case a.Attempt > a.AttemptsMax:
+			fault = &action.Error{Kind: action.Refused, Code: reasonAttempts, Message: "Its attempts ended without an answer of the target."}
+		case a.CredentialID != nil:
+			secret, err = tx.CredentialSecret(ctx, *a.CredentialID)
+			if errors.Is(err, db.ErrNotFound) {
+				fault = &action.Error{Kind: action.Refused, Code: action.CodeCredential, Message: "The action's credential was deleted."}
+			} else if err != nil {
+				return err
+			}
+		}
+		if fault == nil {
+			return nil
+		}
+		stop = errNothing
+		return w.end(ctx, tx, a, afterAction(fault, a))
+	})
+	if err == nil {
+		err = stop
+	}
+	return a, secret, receivedAt, err
+}
+
+// whyNot tells what to do with a job whose action cannot be claimed.
+func (w *actionWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID) error {
+	a, err := tx.ActionGet(ctx, id)
+	if errors.Is(err, db.ErrNotFound) || (err == nil && a.EndedAt != nil) {
+		return errNothing
+	} else if err != nil {
+		return err
+	}
+	tenant, err := tx.TenantGet(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case tenant.Status != tenants.Active:
+		return snooze{suspendedWait}
+	case a.LeaseUntil != nil:
+		return snooze{a.LeaseUntil.Sub(w.now()) + snoozeMin}
+	case a.Until != nil:
+		return snooze{a.Until.Sub(w.now())}
+	}
+	return errNothing
+}
+
+// send makes the try, outside of any transaction.
+func (w *actionWorker) send(ctx context.Context, a db.Action, secret tenants.Secret) (action.Receipt, error) {
+	connector, ok := w.actions.Get(a.Kind)
+	var effect action.Effect
+	if err := json.Unmarshal(a.Effect, &effect); err != nil || !ok {
+		return action.Receipt{}, &action.Error{Kind: action.Refused, Code: action.CodeInvalid, Message: "The action cannot be read."}
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	return connector.Do(ctx, action.Send{Key: a.Key, Effect: effect, Secret: secret.Reveal(), At: w.now(), Attempt: a.Attempt})
+}
+
+// confirmed keeps the receipt, ends the run and this job, in one transaction.
+func (w *actionWorker) confirmed(ctx context.Context, job *river.Job[ActionArgs], a db.Action, receipt action.Receipt, receivedAt time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	kept, err := json.Marshal(receipt)
+	if err != nil {
+		return fmt.Errorf("write the receipt: %w", err)
+	}
+	step := db.ActionStep{State: db.ActionConfirmed, Status: receipt.Status, Receipt: kept}
+	err = w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error {
+		if err := w.end(ctx, tx, a, step); err != nil {
+			return err
+		}
+		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Pgx(), job)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("confirm action %s: %w", a.ID, err)
+	}
+	w.told(ctx, a, step, receivedAt)
+	return nil
+}
+
+// failed keeps what became of the try, and comes again or ends the run.
+func (w *actionWorker) failed(ctx context.Context, a db.Action, cause error, receivedAt time.Time) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	step := afterAction(cause, a)
+	err := w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
+	if err != nil {
+		return fmt.Errorf("keep what became of action %s: %w", a.ID, err)
+	}
+	w.told(ctx, a, step, receivedAt)
+	if step.Wait > 0 {
+		return snooze{step.Wait}
+	}
+	return nil
+}
+
+// end writes a step of the action, and what it means for the run.
+func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a db.Action, s db.ActionStep) error {
+	if err := tx.ActionStep(ctx, a, s); err != nil {
+		return err
+	}
+	var err error
+	switch s.State {
+	case db.ActionConfirmed:
+		err = tx.RunActed(ctx, a.RunID, db.RunDone, "", "")
+	case db.ActionFailed:
+		err = tx.RunActed(ctx, a.RunID, db.RunDead, s.Reason, s.Detail)
+	default:
+		err = tx.RunActingWait(ctx, a.RunID, s.Reason, s.Detail, s.Wait)
+	}
+	if errors.Is(err, db.ErrStale) {
+		// A person cancelled the run while its effect was on the way: the action keeps what became of it, the run stays cancelled.
+		return nil
+	}
+	return err
+}
+
+func (w *actionWorker) told(ctx context.Context, a db.Action, s db.ActionStep, receivedAt time.Time) {
+	w.meters.action(ctx, a.Kind, s.State, s.Reason)
+	took := w.now().Sub(receivedAt)
+	level := slog.LevelInfo
+	switch s.State {
+	case db.ActionConfirmed:
+		w.meters.step(ctx, db.RunDone, "")
+		w.meters.latency.Record(ctx, took.Seconds())
+	case db.ActionFailed:
+		level = slog.LevelWarn
+		w.meters.step(ctx, db.RunDead, s.Reason)
+		w.meters.latency.Record(ctx, took.Seconds())
+	}
+	w.log.Log(ctx, level, "action "+s.State,
+		"tenant_id", tenants.FormatID(tenants.TenantPrefix, a.TenantID), "run_id", tenants.FormatID(tenants.RunPrefix, a.RunID),
+		"action_id", tenants.FormatID(tenants.ActionPrefix, a.ID), "kind", a.Kind, "latency_ms", took.Milliseconds(), "reason", s.Reason,
+		"status", s.Status, "attempt", a.Attempt)
+}

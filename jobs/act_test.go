@@ -1,0 +1,89 @@
+package jobs_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sluice/db"
+	"sluice/scripted"
+)
+
+func TestActionComesAgainUnderTheSameKey(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.target.Script(scripted.TargetStep{Status: 500, Act: true}, scripted.TargetStep{Status: http.StatusOK})
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	require.Equal(t, db.RunDone, h.ended(id).Status)
+	sent := h.target.Journal()
+	require.Len(t, sent, 2)
+	require.Equal(t, sent[0].Key, sent[1].Key)
+	require.Equal(t, sent[0].Body, sent[1].Body)
+	require.True(t, sent[0].Acted)
+	require.False(t, sent[1].Acted, "one effect")
+	require.Len(t, h.provider.Journal(), 1, "a model is never paid again because an action failed")
+	h.tx(func(tx db.TenantTx) error {
+		attempts, err := tx.ActionAttempts(t.Context(), id)
+		require.Len(t, attempts, 2)
+		require.Equal(t, 500, attempts[0].Status)
+		require.Equal(t, 200, attempts[1].Status)
+		return err
+	})
+}
+
+func TestActionThatIsRefusedEndsTheRun(t *testing.T) {
+	t.Parallel()
+	for status, reason := range map[int]string{
+		http.StatusForbidden: "action.refused", http.StatusGone: "action.gone", http.StatusFound: "action.redirect",
+	} {
+		t.Run(reason, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			h.target.Script(scripted.TargetStep{Status: status, Location: "http://169.254.169.254/"})
+			id := h.event(h.automation(nil), `{"title":"a"}`)
+			h.work()
+			run := h.ended(id)
+			require.Equal(t, db.RunDead, run.Status)
+			require.Equal(t, reason, run.Reason)
+			require.NotEmpty(t, run.Output, "the outcome is kept")
+			require.Len(t, h.target.Journal(), 1)
+		})
+	}
+}
+
+func TestActionSaysWhyAndWhenItIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.target.Script(scripted.TargetStep{Status: http.StatusTooManyRequests, RetryAfter: "600"})
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	run := h.until(id, func(r db.Run) bool { return r.Reason == "action.rate_limited" })
+	require.Equal(t, db.RunActing, run.Status)
+	require.NotNil(t, run.Until)
+	require.Greater(t, run.Until.Sub(run.UpdatedAt), 9*time.Minute)
+}
+
+func TestActionOfACancelledRunIsNotSent(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.target.Script(scripted.TargetStep{Status: http.StatusServiceUnavailable})
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	h.until(id, func(r db.Run) bool { return r.Reason == "action.status_5xx" })
+	h.tx(func(tx db.TenantTx) error {
+		if err := tx.RunCancel(t.Context(), id, "cancelled.person", "A person cancelled it."); err != nil {
+			return err
+		}
+		return tx.ActionsCancel(t.Context(), id, "The run was cancelled.")
+	})
+	sent := len(h.target.Journal())
+	// A second run that is done shows that the workers went on meanwhile.
+	h.target.Script()
+	other := h.event(h.automation(nil), `{"title":"b"}`)
+	require.Equal(t, db.RunDone, h.ended(other).Status)
+	require.Len(t, h.target.Journal(), sent+1)
+	require.Equal(t, db.RunCancelled, h.ended(id).Status)
+}

@@ -1,0 +1,209 @@
+package jobs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"sluice/automations"
+	"sluice/db"
+	"sluice/jobs/action"
+	"sluice/jobs/llm"
+	"sluice/tenants"
+)
+
+// conclude keeps what the model answered: the reply, its usage and cost, the ledger entry, the outcome, the action and its job, and the end
+// of this job, in one transaction. fresh says that the reply was just received, and is still to be paid for.
+func (w *runWorker) conclude(ctx context.Context, job *river.Job[RunArgs], c *claimed, call db.Call, reply llm.Reply, fresh bool) error {
+	// The reply is here and is paid for: it is kept even where this process is being stopped.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	step, intent, err := w.judge(c, reply)
+	if err != nil {
+		return err
+	}
+	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
+		if fresh {
+			if err := w.receive(ctx, tx, call, reply); err != nil {
+				return err
+			}
+		}
+		// The epoch is checked here: a reply that comes after the run was lost leaves no trace but the other worker's estimate.
+		if err := w.step(ctx, tx, c.run, step); err != nil {
+			return err
+		}
+		if intent != nil {
+			if err := tx.ActionInsert(ctx, *intent); err != nil {
+				return fmt.Errorf("keep the action: %w", err)
+			}
+			if intent.State == db.ActionIntended {
+				send := []ActionArgs{{TenantID: c.run.TenantID, ActionID: intent.ID}}
+				if err := w.poster.PostActions(ctx, tx.Pgx(), send); err != nil {
+					return err
+				}
+			}
+		}
+		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Pgx(), job)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("keep the outcome of run %s: %w", c.run.ID, err)
+	}
+	w.told(ctx, c, step)
+	return nil
+}
+
+// judge says what follows of a reply, and what is to be sent, if anything.
+func (w *runWorker) judge(c *claimed, reply llm.Reply) (db.RunStep, *db.Action, error) {
+	output, bad := afterOutput(reply, c.automation)
+	if bad != nil {
+		return *bad, nil, nil
+	}
+	output = withoutNUL(output)
+	kept, err := json.Marshal(output)
+	if err != nil {
+		return db.RunStep{}, nil, fmt.Errorf("write the output: %w", err)
+	}
+	intent, fault := w.intent(c, output)
+	if fault != nil {
+		fault.Output = kept
+		return *fault, nil, nil
+	}
+	step := db.RunStep{Status: db.RunDone, Output: kept}
+	switch {
+	case intent == nil:
+	case intent.State == db.ActionWithheld:
+		step.Reason, step.Detail = reasonShadow, "The automation is in shadow mode: what would have been sent is kept, and nothing left."
+	default:
+		step.Status, step.Reason, step.Detail = db.RunActing, reasonPending, "The outcome stands; its effect is to be made."
+	}
+	return step, intent, nil
+}
+
+// intent prepares what is to be sent. A step is returned where that cannot be done.
+func (w *runWorker) intent(c *claimed, output any) (*db.Action, *db.RunStep) {
+	stop := func(reason, detail string) (*db.Action, *db.RunStep) {
+		step := die(reason, detail)
+		return nil, &step
+	}
+	spec := c.automation.Spec()
+	params, err := actionParams(spec.Action)
+	if err != nil {
+		return stop(reasonAutomation, err.Error())
+	}
+	connector, ok := w.actions.Get(params.Kind)
+	if !ok {
+		return stop(reasonAutomation, "There is no connector "+params.Kind+".")
+	}
+	if params.Kind == "none" {
+		return nil, nil
+	}
+	in := action.Input{
+		RunID: tenants.FormatID(tenants.RunPrefix, c.run.ID), EventID: tenants.FormatID(tenants.EventPrefix, c.event.ID),
+		AutomationID:      tenants.FormatID(tenants.AutomationPrefix, c.run.AutomationID),
+		AutomationVersion: c.run.AutomationVersion, EventType: c.event.Type, Entity: c.event.Entity, Mode: c.run.Mode, Output: output, At: w.now(),
+	}
+	if params.Body != "" {
+		if in.Body, err = c.automation.ActionBody(eventOf(c.event), c.payload, output); err != nil {
+			return stop(reasonActionBody, "The action's body cannot be rendered: "+err.Error())
+		}
+	}
+	effect, err := connector.Prepare(spec.Action, in)
+	if err != nil {
+		var e *action.Error
+		if errors.As(err, &e) {
+			return stop(e.Code, e.Error())
+		}
+		return stop(action.CodeInvalid, "The action cannot be prepared.")
+	}
+	kept, err := json.Marshal(effect)
+	if err != nil {
+		return stop(action.CodeInvalid, "The action cannot be kept.")
+	}
+	a := &db.Action{
+		ID: tenants.NewID(), RunID: c.run.ID, Kind: params.Kind, Key: actionKey(c.run.ID, params.Kind, effect.URL), Target: effect.Target,
+		Effect: kept, State: db.ActionIntended,
+	}
+	if id, ok := tenants.ParseID(tenants.CredentialPrefix, params.CredentialID); ok {
+		a.CredentialID = &id
+	}
+	if c.run.Mode != automations.ModeLive {
+		a.State = db.ActionWithheld
+	}
+	return a, nil
+}
+
+// actionKey names an effect by run and target: however often it is tried, it is the same name.
+func actionKey(runID uuid.UUID, kind, target string) string {
+	sum := sha256.Sum256([]byte(runID.String() + "\x00" + kind + "\x00" + target))
+	return "msg_" + hex.EncodeToString(sum[:16])
+}
+
+// receive keeps a reply with its usage, priced by the model that served it, and books its cost.
+func (w *runWorker) receive(ctx context.Context, tx db.TenantTx, call db.Call, reply llm.Reply) error {
+	usage := reply.Usage
+	if reply.UsageFault != "" {
+		// What the provider says of the usage cannot be trusted: what can have been used is booked, never nothing.
+		usage = llm.Usage{
+			InputUncached: max(usage.InputTotal(), call.InputEstimate),
+			OutputVisible: min(max(usage.OutputTotal(), llm.EstimateTokens(reply.Text)), max(call.MaxOutputTokens, usage.OutputTotal())),
+		}
+	}
+	served := reply.ModelServed
+	if served == "" {
+		served = call.ModelAsked
+	}
+	prices, err := pricesOf(ctx, tx, call.Provider, served)
+	if errors.Is(err, db.ErrNotFound) {
+		// A name of the served model that is not known: the model that was asked has a price, or nothing had been sent.
+		prices, err = pricesOf(ctx, tx, call.Provider, call.ModelAsked)
+	}
+	if err != nil {
+		return err
+	}
+	price, err := llm.PickTier(prices, usage.InputTotal())
+	if err != nil {
+		return fmt.Errorf("price the call: %w", err)
+	}
+	cost, err := llm.Cost(price, usage)
+	if err != nil {
+		return fmt.Errorf("price the call: %w", err)
+	}
+	text := strings.ToValidUTF8(strings.ReplaceAll(reply.Text, "\x00", ""), "\uFFFD")
+	call.ModelServed, call.PriceID, call.Tokens, call.CostPico = served, price.ID, tokensOf(usage), cost
+	call.UsageRaw, call.UsageFault, call.Finish, call.ResponseID = jsonb(reply.RawUsage), reply.UsageFault, string(reply.Finish), reply.ResponseID
+	call.ResponseText = &text
+	if err := tx.CallReceive(ctx, call); err != nil {
+		return fmt.Errorf("keep the reply: %w", err)
+	}
+	return tx.EntryInsert(ctx, call.ID, db.EntryCharge)
+}
+
+// withoutNUL takes NUL characters, which Postgres cannot keep, out of every text of a JSON value.
+func withoutNUL(v any) any {
+	switch v := v.(type) {
+	case string:
+		return strings.ReplaceAll(v, "\x00", "")
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = withoutNUL(v[i])
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, e := range v {
+			out[strings.ReplaceAll(k, "\x00", "")] = withoutNUL(e)
+		}
+		return out
+	}
+	return v
+}

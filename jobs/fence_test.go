@@ -1,0 +1,88 @@
+package jobs_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sluice/db"
+	"sluice/jobs"
+	"sluice/scripted"
+)
+
+// TestLostWorkerIsNotWaitedFor takes the run from a worker that hangs, as a lease that ran out does, and lets the first one's answer come too
+// late: its reply and its action must leave nothing.
+func TestRunOfALostWorkerIsDoneOnceByAnother(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	require.NoError(t, h.provider.Control(scripted.ProviderControl{Mode: "hang", Times: 1}))
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	_, err := h.provider.Wait(t.Context(), 1)
+	require.NoError(t, err)
+	// Another worker's claim, as after the end of the lease.
+	_, err = h.base.Owner.Exec(t.Context(), `update sluice.runs set lease_until = now() - interval '1 second', epoch = epoch + 1 where id = $1`, id)
+	require.NoError(t, err)
+	h.provider.Release()
+	run := h.ended(id)
+	require.Equal(t, db.RunDone, run.Status, run.Detail)
+	require.Len(t, h.target.Journal(), 1)
+	calls := h.calls(id)
+	require.Len(t, calls, 2)
+	require.Equal(t, db.CallOrphaned, calls[0].State, "the late reply is not taken; its cost is an estimate")
+	require.Equal(t, db.CallReceived, calls[1].State)
+	require.Equal(t, map[string]int64{"orphan": calls[0].CostPico, "charge": calls[1].CostPico}, h.ledger())
+}
+
+// TestJobThatRiverLost is F13: River discards or loses a job in silence; the reconciler finds the run by our own table.
+func TestRunWhoseJobIsGoneIsFound(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	_, err := h.base.Owner.Exec(t.Context(), `delete from river.river_job`)
+	require.NoError(t, err)
+	h.work()
+	require.Equal(t, db.RunDone, h.ended(id).Status)
+}
+
+func TestRunIsDoneOnceHoweverManyJobsItHas(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.tx(func(tx db.TenantTx) error {
+		many := make([]jobs.RunArgs, 20)
+		for i := range many {
+			many[i] = jobs.RunArgs{TenantID: h.tenant, RunID: id}
+		}
+		return h.poster.PostRuns(t.Context(), tx.Pgx(), many)
+	})
+	h.work()
+	h.work()
+	require.Equal(t, db.RunDone, h.ended(id).Status)
+	require.Len(t, h.provider.Journal(), 1)
+	require.Len(t, h.target.Journal(), 1)
+}
+
+func TestStoppedWorkerGivesItsRunBack(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	require.NoError(t, h.provider.Control(scripted.ProviderControl{Mode: "hang", Times: 1}))
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	w := h.work()
+	_, err := h.provider.Wait(t.Context(), 1)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
+	defer cancel()
+	require.NoError(t, w.Stop(ctx))
+	h.tx(func(tx db.TenantTx) error {
+		run, err := tx.RunGet(t.Context(), id)
+		require.Equal(t, db.RunQueued, run.Status)
+		require.Zero(t, run.Attempt, "a stop is no failure of the run")
+		return err
+	})
+	h.work(func(s *settings) { s.lease = 2 * time.Second })
+	require.Equal(t, db.RunDone, h.ended(id).Status)
+	require.Len(t, h.target.Journal(), 1)
+}

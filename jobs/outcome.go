@@ -1,0 +1,166 @@
+package jobs
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"sluice/automations"
+	"sluice/db"
+	"sluice/jobs/action"
+	"sluice/jobs/llm"
+)
+
+// This file turns what went wrong into what follows: wait (no attempt is spent), retry (one is), or stop.
+
+// How long is waited. Delays are drawn at random up to their bound, so that what failed together does not come back together.
+const (
+	retryBase       = 2 * time.Second
+	retryMax        = 5 * time.Minute
+	rateLimitWait   = 30 * time.Second
+	quotaWait       = 15 * time.Minute
+	breakerWaitMin  = time.Second
+	waitMax         = time.Hour
+	suspendedWait   = 5 * time.Minute
+	orphansMax      = 3
+	actionRetryMax  = 2 * time.Hour
+	actionRetryBase = time.Second
+)
+
+// The reasons of runs that are born in this room; those of actions are born in jobs/action.
+const (
+	reasonAttempts    = "attempts.exhausted"
+	reasonAutomation  = "automation.invalid"
+	reasonCancelled   = "worker.stopped"
+	reasonInternal    = "internal"
+	reasonNoKey       = "provider.no_credential"
+	reasonPayload     = "payload.malformed"
+	reasonPending     = "action.pending"
+	reasonPrice       = "price.unknown"
+	reasonPrompt      = "prompt.invalid"
+	reasonRefused     = "output.refused"
+	reasonReplyLost   = "provider.reply_lost"
+	reasonSchema      = "output.schema"
+	reasonShadow      = "shadow"
+	reasonSuspended   = "tenant.suspended"
+	reasonTruncated   = "output.truncated"
+	reasonUnfinished  = "output.unfinished"
+	reasonActionBody  = "action.body"
+	providerReasonDot = "provider."
+)
+
+// afterModel says what follows a failed call. left says whether there is an attempt left.
+func afterModel(err error, attempt int, left bool) db.RunStep {
+	var e *llm.Error
+	if !errors.As(err, &e) {
+		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", attempt, left)
+	}
+	reason := providerReasonDot + string(e.Kind)
+	switch e.Kind {
+	case llm.KindBreakerOpen:
+		return wait(reason, "The provider failed too often of late, so it is left alone for a while.", max(e.RetryAfter, breakerWaitMin))
+	case llm.KindRateLimited:
+		return wait(reason, "The provider asked to be called less often.", orDefault(e.RetryAfter, rateLimitWait))
+	case llm.KindQuotaExhausted:
+		return wait(reason, "The provider's account has no money or reached its limit of spending: "+e.Error(), orDefault(e.RetryAfter, quotaWait))
+	case llm.KindCredentialRejected:
+		return die(reason, "The provider refused the API key: give it another key, then retry the run. "+e.Error())
+	case llm.KindBadRequest:
+		return die(reason, "The provider will never take this request: "+e.Error())
+	case llm.KindCancelled:
+		return db.RunStep{Status: db.RunQueued, Reason: reasonCancelled, Detail: "The worker was stopped; another one takes the run up.", Refund: true}
+	default:
+		return retryOrDie(reason, "The provider did not answer as it should: "+e.Error(), attempt, left)
+	}
+}
+
+// wait is a step that spends no attempt.
+func wait(reason, detail string, d time.Duration) db.RunStep {
+	d = min(d, waitMax)
+	return db.RunStep{Status: db.RunWaiting, Reason: reason, Detail: detail, Wait: d + jitter(d/4+time.Second), Refund: true}
+}
+
+func die(reason, detail string) db.RunStep {
+	return db.RunStep{Status: db.RunDead, Reason: reason, Detail: detail}
+}
+
+// retryOrDie spends the attempt.
+func retryOrDie(reason, detail string, attempt int, left bool) db.RunStep {
+	if !left {
+		return die(reason, detail+" No attempt is left.")
+	}
+	return db.RunStep{Status: db.RunWaiting, Reason: reason, Detail: detail, Wait: backoff(retryBase, retryMax, attempt)}
+}
+
+// backoff doubles its bound with every attempt (from 1) and draws from the upper half of it.
+func backoff(base, most time.Duration, attempt int) time.Duration {
+	const doublingsMax = 20
+	bound := min(base<<min(max(attempt-1, 0), doublingsMax), most)
+	return bound/2 + jitter(bound/2)
+}
+
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return rand.N(d) //nolint:gosec // not a secret: it spreads load
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d <= 0 {
+		return otherwise
+	}
+	return d
+}
+
+// afterOutput says why an answer of the model cannot be used, or returns its value.
+func afterOutput(reply llm.Reply, compiled *automations.Compiled) (any, *db.RunStep) {
+	stop := func(reason, detail string) (any, *db.RunStep) {
+		step := die(reason, detail)
+		return nil, &step
+	}
+	switch reply.Finish {
+	case llm.FinishRefused:
+		return stop(reasonRefused, "The model declined to answer.")
+	case llm.FinishTruncated:
+		return stop(reasonTruncated, "The model's answer was cut off at max_output_tokens.")
+	case llm.FinishStop:
+	default:
+		return stop(reasonUnfinished, "The model stopped before its answer was complete.")
+	}
+	output, err := compiled.Output(reply.Text)
+	if err != nil {
+		return stop(reasonSchema, "The model's answer does not fit the automation's output_schema: "+err.Error())
+	}
+	return output, nil
+}
+
+// afterAction says what follows a failed try at an effect.
+func afterAction(err error, a db.Action) db.ActionStep {
+	var e *action.Error
+	if !errors.As(err, &e) {
+		e = &action.Error{Kind: action.Retry, Code: reasonInternal, Message: "Something went wrong inside Sluice; the operator's log has it.", Sent: true}
+	}
+	step := db.ActionStep{Reason: e.Code, Detail: e.Error(), Status: e.Status}
+	switch {
+	case e.Kind != action.Retry:
+		step.State = db.ActionFailed
+	case e.Code == action.CodeCanceled:
+		// Our own stop: the attempt is given back where it surely never left.
+		step.State, step.Wait, step.Refund = db.ActionInFlight, actionRetryBase, !e.Sent
+	case a.Attempt >= a.AttemptsMax:
+		step.State, step.Detail = db.ActionFailed, step.Detail+" No attempt is left."
+	default:
+		step.State, step.Wait = db.ActionIntended, max(e.RetryAfter, actionBackoff(a.Attempt))
+		if e.Sent {
+			step.State = db.ActionInFlight
+		}
+	}
+	return step
+}
+
+// actionBackoff is about 1 s, 4 s, 16 s, 1 min, 4 min, 17 min, 1 h: what is down for a moment is found again soon, what is down for the
+// night is still there in the morning.
+func actionBackoff(attempt int) time.Duration {
+	return backoff(actionRetryBase, actionRetryMax, 2*attempt-1)
+}

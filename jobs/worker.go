@@ -1,0 +1,135 @@
+package jobs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
+
+	"sluice/db"
+	"sluice/jobs/action"
+	"sluice/jobs/llm"
+	"sluice/tenants"
+)
+
+// Settings of River. A fetch takes what is free and waits fetchCooldown before the next, so workers/cooldown bounds the jobs of a second: 64
+// workers at 20 ms are 3,200.
+const (
+	fetchCooldown     = 20 * time.Millisecond
+	fetchPollInterval = 500 * time.Millisecond
+	// completedRetention is short: the outcome is in our tables.
+	completedRetention = time.Hour
+	// jobMargin is what a job may take beyond its call to the outside.
+	jobMargin = time.Minute
+)
+
+// Deps is what a Worker works with.
+type Deps struct {
+	// DB works as sluice_worker.
+	DB *db.DB
+	// River is River's own pool: its fetch wants other plans than our statements.
+	River *pgxpool.Pool
+	// Models asks the providers.
+	Models *llm.Client
+	// ProviderKeys are the operator's own API keys, by provider, for tenants that brought none.
+	ProviderKeys map[string]tenants.Secret
+	// Actions are the connectors.
+	Actions *action.Set
+	Log     *slog.Logger
+	Now     func() time.Time
+	// Lease is how long a run belongs to a worker that does not report back; it reports at a third of it.
+	Lease time.Duration
+	// SweepEvery is how often runs that nobody works on are looked for.
+	SweepEvery time.Duration
+	// ModelTimeout bounds one call to a model, ActionTimeout one try at an effect.
+	ModelTimeout, ActionTimeout time.Duration
+	// RunWorkers and ActionWorkers are how many of each this process works on at once.
+	RunWorkers, ActionWorkers int
+	// ShutdownTimeout is how long Stop lets what runs come to its end before it is cut off.
+	ShutdownTimeout time.Duration
+}
+
+// Worker works runs and actions until it is stopped. Any number may work on one database.
+type Worker struct {
+	client  *river.Client[pgx.Tx]
+	sweeper *sweeper
+	deps    Deps
+	stop    context.CancelFunc
+	swept   chan struct{}
+}
+
+// NewWorker makes a Worker that does not work yet.
+func NewWorker(d Deps) (*Worker, error) {
+	if d.Lease <= 0 || d.SweepEvery <= 0 || d.ModelTimeout <= 0 || d.ActionTimeout <= 0 || d.RunWorkers <= 0 || d.ActionWorkers <= 0 {
+		return nil, errors.New("make a worker: lease, sweep, timeouts and worker counts must be above 0")
+	}
+	poster, err := NewPoster(d.Log)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMeters()
+	if err != nil {
+		return nil, err
+	}
+	kinds := river.NewWorkers()
+	river.AddWorker(kinds, &runWorker{
+		db: d.DB, models: d.Models, keys: d.ProviderKeys, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m,
+		lease: d.Lease, timeout: d.ModelTimeout + jobMargin, compiled: NewCompiled(),
+	})
+	river.AddWorker(kinds, &actionWorker{
+		db: d.DB, actions: d.Actions, log: d.Log, now: d.Now, meters: m, timeout: d.ActionTimeout, lease: d.ActionTimeout + d.Lease,
+	})
+	jobTimeout := max(d.ModelTimeout, d.ActionTimeout) + jobMargin
+	client, err := river.NewClient(riverpgxv5.New(d.River), &river.Config{
+		Schema: db.RiverSchema, Logger: d.Log, Workers: kinds, Plugins: []rivertype.Plugin{tracing()},
+		Queues: map[string]river.QueueConfig{
+			runQueue: {MaxWorkers: d.RunWorkers}, actionQueue: {MaxWorkers: d.ActionWorkers},
+		},
+		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPollInterval,
+		// Our leases bring a dead worker's runs back; River's rescue only tidies its own table, so it can wait.
+		JobTimeout: jobTimeout, RescueStuckJobsAfter: 2*jobTimeout + jobMargin,
+		CompletedJobRetentionPeriod: completedRetention, SoftStopTimeout: d.ShutdownTimeout,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make River's client: %w", err)
+	}
+	return &Worker{
+		client: client, deps: d, swept: make(chan struct{}),
+		sweeper: &sweeper{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, meters: m},
+	}, nil
+}
+
+// Start begins to work. ctx is for starting only; Stop ends the work.
+func (w *Worker) Start(ctx context.Context) error {
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	if err := w.client.Start(running); err != nil {
+		stop()
+		return fmt.Errorf("start River's client: %w", err)
+	}
+	go func() {
+		defer close(w.swept)
+		w.sweeper.loop(running, w.deps.SweepEvery)
+	}()
+	return nil
+}
+
+// Stop takes no new jobs, lets the running ones end within the shutdown timeout, then cuts them off: a run that is cut off goes back to queued
+// and spends no attempt.
+func (w *Worker) Stop(ctx context.Context) error {
+	defer w.stop()
+	err := w.client.Stop(ctx)
+	w.stop()
+	<-w.swept
+	if err != nil {
+		return fmt.Errorf("stop River's client: %w", err)
+	}
+	return nil
+}
