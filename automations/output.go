@@ -80,8 +80,7 @@ func unfenced(text string) string {
 }
 
 func syntaxOffset(err error) string {
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return fmt.Sprintf(": syntax error at byte %d", syntax.Offset)
 	}
 	return ""

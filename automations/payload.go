@@ -37,7 +37,7 @@ func DecodePayload(body []byte) (any, error) {
 	case errors.Is(err, ErrTooDeep):
 		return nil, err
 	case err != nil:
-		return map[string]any{"raw": strings.ToValidUTF8(string(body), "\uFFFD")}, nil
+		return map[string]any{"raw": strings.ToValidUTF8(string(body), "\uFFFD")}, nil //nolint:nilerr // what is not JSON is kept as text
 	}
 	return plainNumbers(v), nil
 }

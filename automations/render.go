@@ -3,6 +3,7 @@ package automations
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -91,9 +92,7 @@ type run struct {
 // newRun binds the template's filters to the run, so that each can charge for its work.
 func newRun(t *template, vars map[string]any, work int) *run {
 	r := &run{template: t, vars: map[string]any{}, out: &strings.Builder{}, work: work}
-	for name, v := range vars {
-		r.vars[name] = v
-	}
+	maps.Copy(r.vars, vars)
 	config := expressions.NewConfig()
 	for _, name := range t.filters {
 		f := filters[name]
@@ -106,8 +105,7 @@ func newRun(t *template, vars map[string]any, work int) *run {
 // text renders the whole template.
 func (r *run) text() (string, error) {
 	if err := r.nodes(r.template.nodes); err != nil {
-		var located *RenderError
-		if errors.As(err, &located) {
+		if located, ok := errors.AsType[*RenderError](err); ok {
 			return "", located
 		}
 		return "", &RenderError{Place: r.template.place, Err: err}

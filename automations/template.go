@@ -133,8 +133,8 @@ func (c *checker) checkTokens(tokens []parser.Token) {
 // checkText refuses delimiters that the scanner could not make a token of, and would show as text.
 func (c *checker) checkText(text string, line, column int) {
 	for _, delimiter := range []string{"{{", "{%"} {
-		if i := strings.Index(text, delimiter); i >= 0 {
-			l, col := advance(text[:i], line, column)
+		if before, _, ok := strings.Cut(text, delimiter); ok {
+			l, col := advance(before, line, column)
 			c.report(l, col, "%s does not begin a complete output or tag; to show it as text, put it in {%% raw %%}", delimiter)
 		}
 	}

@@ -41,8 +41,7 @@ func translate(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrNotFound
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
 		case pgErr.Code == uniqueViolation, pgErr.Code == foreignKeyViolation:
 			return fmt.Errorf("%w: %s", ErrConflict, pgErr.ConstraintName)

@@ -110,7 +110,7 @@ select day, endpoint_id, automation_id, model, count(distinct call_id) as calls,
     sum(input_uncached)::bigint as input_uncached, sum(input_cache_read)::bigint as input_cache_read,
     sum(input_cache_write_5m)::bigint as input_cache_write_5m, sum(input_cache_write_1h)::bigint as input_cache_write_1h,
     sum(output_visible)::bigint as output_visible, sum(output_reasoning)::bigint as output_reasoning, sum(amount_pico)::text as cost_pico
-from (select case when @by_day then date_trunc('day', at at time zone @time_zone) end as day,
+from (select case when @by_day then date_trunc('day', timezone(@time_zone, at)) end as day,
              case when @by_endpoint then endpoint_id end as endpoint_id,
              case when @by_automation then automation_id end as automation_id,
              case when @by_model then provider || '/' || model_asked end as model,

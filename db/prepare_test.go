@@ -8,7 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
-	"io/fs"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -49,10 +49,15 @@ func TestEveryStatementPrepares(t *testing.T) {
 func statementsOf(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	set := token.NewFileSet()
-	packages, err := parser.ParseDir(set, dir, func(f fs.FileInfo) bool { return !strings.HasSuffix(f.Name(), "_test.go") }, 0)
+	paths, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	require.NoError(t, err)
-	files := make([]*ast.File, 0, len(packages["db"].Files))
-	for _, f := range packages["db"].Files {
+	var files []*ast.File
+	for _, path := range paths {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(set, path, nil, parser.SkipObjectResolution)
+		require.NoError(t, err)
 		files = append(files, f)
 	}
 	// Only constants matter, so what the imports are is of no interest.

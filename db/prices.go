@@ -20,7 +20,7 @@ const priceColumns = `id, provider, model, tier_above, input_pico, cache_read_pi
 // priceListSQL takes the first of the names that has prices today: names come in the order of trial.
 const priceListSQL = `
 with named as (
-    select p.*, n.position from sluice.prices p join unnest(@names::text[]) with ordinality as n (name, position) on p.model = n.name
+    select ` + priceColumns + `, n.position from sluice.prices p join unnest(@names::text[]) with ordinality as n (name, position) on p.model = n.name
     where p.provider = @provider and p.effective_from <= now() and (p.effective_to is null or p.effective_to > now()))
 select ` + priceColumns + ` from named where position = (select min(position) from named) order by tier_above`
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 	"github.com/riverqueue/river"
@@ -57,8 +58,7 @@ func (w *runWorker) ask(ctx context.Context, job *river.Job[RunArgs], c *claimed
 
 // earlier finds a reply that was received and paid for, and that can be used: a run that comes back asks no second time.
 func earlier(c *claimed) (llm.Reply, db.Call, bool) {
-	for i := len(c.calls) - 1; i >= 0; i-- {
-		call := c.calls[i]
+	for _, call := range slices.Backward(c.calls) {
 		if call.State != db.CallReceived || call.ResponseText == nil {
 			continue
 		}

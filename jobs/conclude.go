@@ -118,8 +118,7 @@ func (w *runWorker) intent(c *claimed, output any) (*db.Action, *db.RunStep) {
 	}
 	effect, err := connector.Prepare(spec.Action, in)
 	if err != nil {
-		var e *action.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*action.Error](err); ok {
 			return stop(e.Code, e.Error())
 		}
 		return stop(action.CodeInvalid, "The action cannot be prepared.")

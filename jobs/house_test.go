@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"testing"
 	"time"
 
@@ -86,9 +87,7 @@ func (h *house) spec(changes map[string]any) map[string]any {
 			"kind": "callback", "url": h.url + "/hook", "credential_id": tenants.FormatID(tenants.CredentialPrefix, h.callback),
 		},
 	}
-	for k, v := range changes {
-		spec[k] = v
-	}
+	maps.Copy(spec, changes)
 	return spec
 }
 

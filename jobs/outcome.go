@@ -103,7 +103,7 @@ func jitter(d time.Duration) time.Duration {
 	if d <= 0 {
 		return 0
 	}
-	return rand.N(d) //nolint:gosec // not a secret: it spreads load
+	return rand.N(d)
 }
 
 func orDefault(d, otherwise time.Duration) time.Duration {

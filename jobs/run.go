@@ -154,11 +154,10 @@ func (w *runWorker) load(ctx context.Context, tx db.TenantTx, c *claimed) (*db.R
 	}
 	if c.payload, err = automations.DecodePayload(document); err != nil {
 		step := die(reasonPayload, "The payload cannot be read: "+err.Error())
-		return &step, nil
+		return &step, nil //nolint:nilerr // the step tells of it
 	}
 	if c.automation, err = w.compiled.get(ctx, tx, c.run.AutomationID, c.run.AutomationVersion); err != nil {
-		var fault automations.Fault
-		if errors.As(err, &fault) {
+		if fault, ok := errors.AsType[automations.Fault](err); ok {
 			step := die(reasonAutomation, "The automation no longer compiles: "+fault.Error())
 			return &step, nil
 		}

@@ -36,7 +36,7 @@ func TestRunLive(t *testing.T) {
 			calls := h.calls(id)
 			require.Len(t, calls, 1)
 			billed := h.provider.Journal()[0].Usage
-			require.Equal(t, int64(billed.InputUncached), calls[0].InputUncached)
+			require.Equal(t, billed.InputUncached, calls[0].InputUncached)
 			require.Equal(t, db.CallReceived, calls[0].State)
 			require.Positive(t, calls[0].CostPico)
 			require.Equal(t, map[string]int64{"charge": calls[0].CostPico}, h.ledger())
@@ -48,7 +48,9 @@ func TestRunLive(t *testing.T) {
 
 func effectOutput(t *testing.T, body []byte) json.RawMessage {
 	t.Helper()
-	var sent struct{ Data struct{ Output json.RawMessage } }
+	var sent struct {
+		Data struct{ Output json.RawMessage }
+	}
 	require.NoError(t, json.Unmarshal(body, &sent))
 	return sent.Data.Output
 }

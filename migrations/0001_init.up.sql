@@ -429,7 +429,7 @@ create table sluice.calls (
     response_text       text,
     error_kind          text not null default '',
     error_status        int not null default 0,
-    created_at          timestamptz not null default now(),
+    created_at          timestamptz not null default clock_timestamp(),
     sent_at             timestamptz,
     ended_at            timestamptz,
     primary key (tenant_id, id),
@@ -496,7 +496,7 @@ create table sluice.actions (
     lease_until   timestamptz,
     until         timestamptz,
     receipt       jsonb,
-    created_at    timestamptz not null default now(),
+    created_at    timestamptz not null default clock_timestamp(),
     updated_at    timestamptz not null default now(),
     ended_at      timestamptz,
     primary key (tenant_id, id),
@@ -601,6 +601,8 @@ grant usage on sequence river.river_job_id_seq to sluice_app, sluice_system;
 grant select, insert, update, delete on all tables in schema river to sluice_worker;
 grant usage on all sequences in schema river to sluice_worker;
 grant execute on all functions in schema river to sluice_app, sluice_worker, sluice_system;
+-- Every process asks how far River's tables are before it serves.
+grant select on river.river_migration to sluice_app, sluice_system;
 -- The reconciler asks whether a run still has a live job.
 grant select (id, kind, state, args) on river.river_job to sluice_system;
 -- A queue's table turns over as fast as the work: vacuum and analyse it by count, not by share (queue.md, plan-cache pitfall).

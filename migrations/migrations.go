@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/golang-migrate/migrate/v4"
+	"github.com/golang-migrate/migrate/v4/database"
 	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
 	"github.com/golang-migrate/migrate/v4/source/iofs"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -30,7 +34,18 @@ const (
 	ourSchema   = "sluice"
 	// serverVersionMin is the oldest Postgres that is tested: views with security_invoker came with 15.
 	serverVersionMin = 15_00_00
+
+	// migrationLock is the advisory lock of one migration of one database; any number that nobody else uses.
+	migrationLock = 7238651
+	lockWait      = 15 * time.Minute // another process's migration may build an index
+	lockPoll      = 100 * time.Millisecond
+
+	bootstrapTriesMax = 10
+	bootstrapRetry    = 100 * time.Millisecond
 )
+
+// errURL does not show the url, which holds a password.
+var errURL = errors.New("parse the database url: it is not a Postgres connection string (its text is not shown, since it holds a password)")
 
 // Status is how far a database is, and how far this binary would bring it.
 type Status struct {
@@ -57,7 +72,7 @@ func (s Status) Err() error {
 		faults = append(faults, fmt.Errorf("the schema is at version %d, this binary needs %d: run `sluice migrate up`", s.Version, s.Wanted))
 	}
 	if !s.RiverReady {
-		faults = append(faults, errors.New("River's tables are older than this binary needs: run `sluice migrate up`"))
+		faults = append(faults, errors.New("the tables of River are older than this binary needs: run `sluice migrate up`"))
 	}
 	if len(s.InvalidIndexes) > 0 {
 		faults = append(faults, fmt.Errorf("invalid indexes: %s: drop and create each again (REINDEX INDEX CONCURRENTLY)", strings.Join(s.InvalidIndexes, ", ")))
@@ -68,9 +83,15 @@ func (s Status) Err() error {
 // Up brings the database at url to this binary's version: the roles and schemas, River's tables, then ours. The url's user must be able to
 // create roles and to create in the database. It is safe to repeat, and to run twice at once.
 func Up(ctx context.Context, url string) error {
-	if err := bootstrap(ctx, url); err != nil {
-		return err
-	}
+	return alone(ctx, url, func(conn *pgx.Conn) error {
+		if err := bootstrap(ctx, conn); err != nil {
+			return err
+		}
+		return up(ctx, url)
+	})
+}
+
+func up(ctx context.Context, url string) error {
 	pool, err := ownerPool(ctx, url)
 	if err != nil {
 		return err
@@ -86,7 +107,11 @@ func Up(ctx context.Context, url string) error {
 	return ours(pool, func(m *migrate.Migrate, s Status) error {
 		if s.Dirty {
 			// A file is one transaction: the one that failed left nothing behind, so the one before it holds.
-			if err := m.Force(max(s.Version-1, -1)); err != nil {
+			before := s.Version - 1
+			if before == 0 {
+				before = database.NilVersion
+			}
+			if err := m.Force(before); err != nil {
 				return fmt.Errorf("take back the mark of migration %04d: %w", s.Version, err)
 			}
 		}
@@ -96,15 +121,32 @@ func Up(ctx context.Context, url string) error {
 
 // Down takes steps of our own migrations back; steps <= 0 means all of them, and River's tables as well. The rows go with the tables.
 func Down(ctx context.Context, url string, steps int) error {
+	return alone(ctx, url, func(*pgx.Conn) error { return down(ctx, url, steps) })
+}
+
+func down(ctx context.Context, url string, steps int) error {
 	pool, err := ownerPool(ctx, url)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if steps > 0 {
-		return ours(pool, func(m *migrate.Migrate, _ Status) error { return m.Steps(-steps) })
-	}
-	if err := ours(pool, func(m *migrate.Migrate, _ Status) error { return m.Down() }); err != nil {
+	err = ours(pool, func(m *migrate.Migrate, s Status) error {
+		if s.Dirty {
+			return fmt.Errorf("migration %04d did not end: run `sluice migrate up` first", s.Version)
+		}
+		last := 0
+		if steps > 0 {
+			last = max(s.Version-steps, 0)
+		}
+		for version := s.Version; version > last; version-- {
+			if err := m.Steps(-1); err != nil {
+				// The file that failed took nothing away, so the version before it holds.
+				return errors.Join(fmt.Errorf("take back migration %04d: %w", version, err), m.Force(version))
+			}
+		}
+		return nil
+	})
+	if err != nil || steps > 0 {
 		return err
 	}
 	river, err := riverMigrator(pool)
@@ -161,13 +203,41 @@ func Read(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 	return s, nil
 }
 
-// bootstrap makes the roles and the schemas, as whoever the url names.
-func bootstrap(ctx context.Context, url string) error {
-	conn, err := pgx.Connect(ctx, url)
+// alone runs do while no other process migrates the same database. The lock is that of do's connection, so a process that is killed frees it.
+func alone(ctx context.Context, url string, do func(*pgx.Conn) error) error {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return errURL
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return fmt.Errorf("connect to migrate: %w", err)
 	}
-	defer conn.Close(ctx)
+	defer conn.Close(context.WithoutCancel(ctx))
+	// It asks again and again, since a statement that waits holds a snapshot, which CREATE INDEX CONCURRENTLY would wait for in turn.
+	wait, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	poll := time.NewTicker(lockPoll)
+	defer poll.Stop()
+	for {
+		var locked bool
+		if err := conn.QueryRow(ctx, `select pg_try_advisory_lock($1)`, migrationLock).Scan(&locked); err != nil {
+			return fmt.Errorf("lock the database for a migration: %w", err)
+		}
+		if locked {
+			return do(conn)
+		}
+		select {
+		case <-poll.C:
+		case <-wait.Done():
+			return fmt.Errorf("wait for another migration of the database to end: %w", wait.Err())
+		}
+	}
+}
+
+// bootstrap makes the roles and the schemas, as whoever conn is. The roles are the cluster's, and no lock spans databases, so where another
+// database is migrated at the same moment one of the two loses, and tries again.
+func bootstrap(ctx context.Context, conn *pgx.Conn) error {
 	var version int
 	if err := conn.QueryRow(ctx, `select current_setting('server_version_num')::int`).Scan(&version); err != nil {
 		return fmt.Errorf("read the server's version: %w", err)
@@ -179,16 +249,35 @@ func bootstrap(ctx context.Context, url string) error {
 	if err != nil {
 		return fmt.Errorf("read roles.sql: %w", err)
 	}
-	if _, err := conn.Exec(ctx, string(roles)); err != nil {
-		return fmt.Errorf("make the roles and schemas: %w", err)
+	for try := 1; ; try++ {
+		_, err := conn.Exec(ctx, string(roles))
+		if err == nil {
+			return nil
+		}
+		if try == bootstrapTriesMax || !lost(err) {
+			return fmt.Errorf("make the roles and schemas: %w", err)
+		}
+		timer := time.NewTimer(bootstrapRetry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("make the roles and schemas: %w", ctx.Err())
+		}
 	}
-	return nil
+}
+
+// lost says that a statement met another that changed the same roles: two make one role, or two change its members. The last is
+// elog("tuple concurrently updated") in Postgres, which has no code of its own.
+func lost(err error) bool {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && slices.Contains([]string{"23505", "40P01", "42710", "XX000"}, pgErr.Code)
 }
 
 func ownerPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("parse the database url: %w", err)
+		return nil, errURL
 	}
 	config.ConnConfig.RuntimeParams["role"] = ownerRole
 	config.ConnConfig.RuntimeParams["search_path"] = ourSchema

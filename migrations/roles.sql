@@ -1,12 +1,11 @@
 -- The cluster's roles, which outlive any one database, and this database's two schemas. Run by every `migrate up`
--- before the numbered files; every statement is safe to repeat.
+-- before the numbered files; every statement is safe to repeat, and all of them are one transaction. No lock of Postgres
+-- spans the databases of a cluster: who meets another migration here fails, and migrations.go tries again.
 do $$
 declare
     r text;
     server_version int := current_setting('server_version_num')::int;
 begin
-    -- Two migrations of two databases of one cluster may come at once: roles are the cluster's.
-    perform pg_advisory_xact_lock(7238651);
     foreach r in array array['sluice_owner', 'sluice_app', 'sluice_worker', 'sluice_system', 'sluice_billing'] loop
         if not exists (select from pg_roles where rolname = r) then
             execute format('create role %I nologin nosuperuser nobypassrls nocreatedb nocreaterole', r);

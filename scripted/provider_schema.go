@@ -129,7 +129,7 @@ func overlaid(base, top map[string]any, drop ...string) map[string]any {
 func (in *instancer) lookup(ref string) map[string]any {
 	path, local := strings.CutPrefix(ref, "#")
 	var at any = in.root
-	for _, step := range strings.Split(strings.TrimPrefix(path, "/"), "/") {
+	for step := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
 		if step == "" || !local {
 			continue
 		}

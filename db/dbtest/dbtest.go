@@ -36,6 +36,9 @@ type Bundle struct {
 // setupTimeout bounds the start of a server and the making of a database.
 const setupTimeout = 2 * time.Minute
 
+// urlVariable is the environment's name of the url of a superuser of a running server.
+const urlVariable = "SLUICE_TEST_DATABASE_URL"
+
 // cluster is the server of this test process, started by the first test that asks.
 var cluster struct {
 	once     sync.Once
@@ -57,13 +60,13 @@ func Main(m *testing.M) int {
 }
 
 // New gives a test its own migrated database, dropped when the test ends.
-func New(t testing.TB) *Bundle {
-	t.Helper()
+func New(tb testing.TB) *Bundle {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
 	defer cancel()
 	cluster.once.Do(func() { cluster.err = start(ctx) })
 	if cluster.err != nil {
-		t.Fatalf("start a Postgres for tests: %v", cluster.err)
+		tb.Fatalf("start a Postgres for tests: %v", cluster.err)
 	}
 	name := "sluice_test_" + random()
 	// CREATE DATABASE from a template wants nobody else at the template.
@@ -71,32 +74,32 @@ func New(t testing.TB) *Bundle {
 	err := exec(ctx, cluster.url, fmt.Sprintf(`create database %s template %s`, name, cluster.template))
 	cluster.making.Unlock()
 	if err != nil {
-		t.Fatalf("make the test's database: %v", err)
+		tb.Fatalf("make the test's database: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
 		defer cancel()
 		if err := exec(ctx, cluster.url, fmt.Sprintf(`drop database %s with (force)`, name)); err != nil {
-			t.Errorf("drop the test's database: %v", err)
+			tb.Errorf("drop the test's database: %v", err)
 		}
 	})
-	return open(t, withDatabase(cluster.url, name))
+	return open(tb, withDatabase(cluster.url, name))
 }
 
 // Empty gives a test a database that is not migrated, and only its url.
-func Empty(t testing.TB) string {
-	t.Helper()
+func Empty(tb testing.TB) string {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
 	defer cancel()
 	cluster.once.Do(func() { cluster.err = start(ctx) })
 	if cluster.err != nil {
-		t.Fatalf("start a Postgres for tests: %v", cluster.err)
+		tb.Fatalf("start a Postgres for tests: %v", cluster.err)
 	}
 	name := "sluice_test_" + random()
 	if err := exec(ctx, cluster.url, `create database `+name); err != nil {
-		t.Fatalf("make the test's database: %v", err)
+		tb.Fatalf("make the test's database: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
 		defer cancel()
 		_ = exec(ctx, cluster.url, fmt.Sprintf(`drop database %s with (force)`, name))
@@ -104,28 +107,28 @@ func Empty(t testing.TB) string {
 	return withDatabase(cluster.url, name)
 }
 
-func open(t testing.TB, url string) *Bundle {
-	t.Helper()
+func open(tb testing.TB, url string) *Bundle {
+	tb.Helper()
 	pool := func(role, planCache string) *pgxpool.Pool {
 		// The pool outlives this function, so its context is its own.
 		p, err := db.Open(context.Background(), db.PoolConfig{URL: url, Role: role, ConnsMax: 8, PlanCacheMode: planCache})
 		if err != nil {
-			t.Fatalf("open a pool of %s: %v", role, err)
+			tb.Fatalf("open a pool of %s: %v", role, err)
 		}
-		t.Cleanup(p.Close)
+		tb.Cleanup(p.Close)
 		return p
 	}
 	b := &Bundle{URL: url, MasterKey: []byte("0123456789abcdef0123456789abcdef")}
 	b.App, b.WorkerPool, b.System = pool(db.AppRole, ""), pool(db.WorkerRole, "force_generic_plan"), pool(db.SystemRole, "")
 	owner, err := pgxpool.New(context.Background(), url)
 	if err != nil {
-		t.Fatalf("open the superuser's pool: %v", err)
+		tb.Fatalf("open the superuser's pool: %v", err)
 	}
-	t.Cleanup(owner.Close)
+	tb.Cleanup(owner.Close)
 	b.Owner = owner
 	sealer, err := db.NewSealer(b.MasterKey)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b.DB, b.Worker = db.New(b.App, b.System, sealer), db.New(b.WorkerPool, b.System, sealer)
 	return b
@@ -135,8 +138,8 @@ func open(t testing.TB, url string) *Bundle {
 func start(ctx context.Context) error {
 	var err error
 	switch {
-	case os.Getenv("SLUICE_TEST_DATABASE_URL") != "":
-		cluster.url = os.Getenv("SLUICE_TEST_DATABASE_URL")
+	case os.Getenv(urlVariable) != "":
+		cluster.url = os.Getenv(urlVariable)
 	case dockerAnswers():
 		cluster.url, cluster.stop, err = startContainer(ctx)
 	default:

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/testcontainers/testcontainers-go"
@@ -15,6 +16,24 @@ import (
 
 	"sluice/db/embedded"
 )
+
+// Server gives a test a Postgres server of its own, empty, for what concerns a whole cluster: its roles. It takes a second or more to start,
+// and ends with the test. The url is the superuser's.
+func Server(tb testing.TB) string {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), setupTimeout)
+	defer cancel()
+	run := startPrivate
+	if os.Getenv(urlVariable) == "" && dockerAnswers() {
+		run = startContainer
+	}
+	url, stop, err := run(ctx)
+	if err != nil {
+		tb.Fatalf("start a Postgres for this test: %v", err)
+	}
+	tb.Cleanup(stop)
+	return url
+}
 
 // connectionsMax is enough for the parallel tests of one package, each with four pools.
 const connectionsMax = 400
@@ -58,11 +77,10 @@ func startContainer(ctx context.Context) (string, func(), error) {
 		image = "postgres:18"
 	}
 	container, err := postgres.Run(ctx, image, postgres.WithUsername("postgres"), postgres.WithPassword("postgres"), postgres.WithDatabase("postgres"),
-		testcontainers.CustomizeRequest(testcontainers.GenericContainerRequest{ContainerRequest: testcontainers.ContainerRequest{
-			Cmd: []string{"-c", fmt.Sprint("max_connections=", connectionsMax), "-c", "fsync=off"},
-		}}),
+		testcontainers.WithCmdArgs("-c", fmt.Sprint("max_connections=", connectionsMax)), // fsync=off is the module's own
 		postgres.BasicWaitStrategies())
 	if err != nil {
+		_ = testcontainers.TerminateContainer(container) // one that was made, but did not become ready
 		return "", nil, fmt.Errorf("run %s: %w", image, err)
 	}
 	stop := func() { _ = testcontainers.TerminateContainer(container) }

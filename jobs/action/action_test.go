@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -117,9 +118,7 @@ func checks(t *testing.T, c action.Connector) {
 	require.NoError(t, json.Unmarshal(good, &object))
 	for field, value := range map[string]any{"kind": "carrier_pigeon", "surprise": "x", "Kind": c.Kind()} {
 		changed := map[string]any{}
-		for k, v := range object {
-			changed[k] = v
-		}
+		maps.Copy(changed, object)
 		changed[field] = value
 		b, err := json.Marshal(changed)
 		require.NoError(t, err)

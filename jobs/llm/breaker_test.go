@@ -1,6 +1,4 @@
-// The calls to time.Sleep here are in synctest bubbles, whose clock moves on at once.
-//
-//nolint:forbidigo
+//nolint:forbidigo // time.Sleep is called in synctest bubbles, whose clock moves on at once
 package llm_test
 
 import (
@@ -34,7 +32,7 @@ const okReply = `{"id":"c_1","object":"chat.completion","created":1,"model":"m",
 
 // inBubble runs test in a bubble with a client whose calls may take 1 minute.
 func inBubble(t *testing.T, breaker llm.BreakerConfig, test func(t *testing.T, p *pipeProvider)) {
-	t.Parallel()
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipeProvider{handle: answer(200, okReply)}
 		listener := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -117,6 +115,7 @@ func hang(_ http.ResponseWriter, r *http.Request) {
 }
 
 func TestBreakerTripsAndRecovers(t *testing.T) {
+	t.Parallel()
 	inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 		p.handle = answer(500, `{"error":{"message":"oops"}}`)
 		for range 5 {
@@ -146,6 +145,7 @@ func TestBreakerTripsAndRecovers(t *testing.T) {
 }
 
 func TestBreakerHalfOpenAdmitsOneProbe(t *testing.T) {
+	t.Parallel()
 	inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 		p.handle = answer(529, `{}`)
 		for range 5 {
@@ -172,6 +172,7 @@ func TestBreakerHalfOpenAdmitsOneProbe(t *testing.T) {
 // A total outage has to trip the breaker even where every call outlives the window, at any number of workers: gobreaker alone, with its
 // fixed window, or with a rolling one that is too short, stays closed for ever.
 func TestBreakerTripsOnTimeouts(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		config  llm.BreakerConfig
 		workers int
@@ -182,6 +183,7 @@ func TestBreakerTripsOnTimeouts(t *testing.T) {
 		"default window":                       {llm.BreakerConfig{}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			inBubble(t, c.config, func(t *testing.T, p *pipeProvider) {
 				p.handle = hang
 				var workers sync.WaitGroup
@@ -208,6 +210,7 @@ func TestBreakerTripsOnTimeouts(t *testing.T) {
 }
 
 func TestBreakerTripsOnTimeoutsFarApart(t *testing.T) {
+	t.Parallel()
 	inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 		p.handle = hang
 		for range 5 {
@@ -220,11 +223,13 @@ func TestBreakerTripsOnTimeoutsFarApart(t *testing.T) {
 }
 
 func TestBreakerTripsOnRatio(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		failures int // Of 10, spread so that none are 5 in a row.
 		want     string
 	}{{4, "closed"}, {5, "open"}} {
 		t.Run(fmt.Sprint(c.failures), func(t *testing.T) {
+			t.Parallel()
 			inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 				for i := range 10 {
 					p.handle = answer(200, okReply)
@@ -241,6 +246,7 @@ func TestBreakerTripsOnRatio(t *testing.T) {
 }
 
 func TestBreakerIgnoresWhatIsNotTheProvidersFault(t *testing.T) {
+	t.Parallel()
 	for name, handler := range map[string]http.HandlerFunc{
 		"bad requests": answer(400, `{"error":{"message":"too long"}}`),
 		"bad keys":     answer(401, `{"error":{}}`),
@@ -248,6 +254,7 @@ func TestBreakerIgnoresWhatIsNotTheProvidersFault(t *testing.T) {
 		"no money":     answer(429, `{"error":{"code":"insufficient_quota"}}`),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 				p.handle = handler
 				for range 30 {
@@ -262,6 +269,7 @@ func TestBreakerIgnoresWhatIsNotTheProvidersFault(t *testing.T) {
 }
 
 func TestBreakerIgnoresTheCallersOwnDeadline(t *testing.T) {
+	t.Parallel()
 	inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 		p.handle = hang
 		for range 10 {
@@ -276,6 +284,7 @@ func TestBreakerIgnoresTheCallersOwnDeadline(t *testing.T) {
 }
 
 func TestRateLimitHoldsForAllOfOneOwner(t *testing.T) {
+	t.Parallel()
 	inBubble(t, llm.BreakerConfig{}, func(t *testing.T, p *pipeProvider) {
 		p.handle = answer(429, `{"error":{}}`, "Retry-After", "20")
 		require.Equal(t, llm.KindRateLimited, p.callKind(t, "operator"))
@@ -296,6 +305,7 @@ func TestRateLimitHoldsForAllOfOneOwner(t *testing.T) {
 }
 
 func TestBreakersAreBounded(t *testing.T) {
+	t.Parallel()
 	inBubble(t, llm.BreakerConfig{EntriesMax: 8}, func(t *testing.T, p *pipeProvider) {
 		p.handle = hang
 		busy := make(chan llm.Kind)

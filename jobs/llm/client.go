@@ -91,8 +91,7 @@ func (c *Client) complete(ctx context.Context, p Provider, owner string, r Reque
 	}
 
 	reply, err := b.gate.Execute(func() (Reply, error) { return c.ask(ctx, p, r) })
-	var outer excused
-	if errors.As(err, &outer) {
+	if outer, ok := errors.AsType[excused](err); ok {
 		err = outer.error
 	}
 	switch {

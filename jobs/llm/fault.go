@@ -125,18 +125,18 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 			return bounded(at.Sub(now).Seconds())
 		}
 	}
-	var exhausted, any time.Duration
+	var exhausted, latest time.Duration
 	for name, values := range h {
 		if len(values) == 0 || !isReset(name) {
 			continue
 		}
 		wait := resetIn(values[0], now)
-		any = max(any, wait)
+		latest = max(latest, wait)
 		if h.Get(remainingFor(name)) == "0" {
 			exhausted = max(exhausted, wait)
 		}
 	}
-	return cmp.Or(exhausted, any)
+	return cmp.Or(exhausted, latest)
 }
 
 // isReset knows X-Ratelimit-Reset, X-Ratelimit-Reset-Requests and Anthropic-Ratelimit-Tokens-Reset.

@@ -186,7 +186,7 @@ func withoutAddedNulls(raw json.RawMessage, text string) string {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
-	if encoder.Encode(value) != nil {
+	if err := encoder.Encode(value); err != nil {
 		return text
 	}
 	return strings.TrimSuffix(b.String(), "\n")

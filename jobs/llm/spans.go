@@ -105,8 +105,7 @@ func (o observer) observe(ctx context.Context, provider string, r Request, call 
 
 	if err != nil {
 		kind, asked := otherError, false
-		var fault *Error
-		if errors.As(err, &fault) {
+		if fault, ok := errors.AsType[*Error](err); ok {
 			// Where the breaker or a rate limit kept the call in the house, nothing was measured.
 			kind, asked = string(fault.Kind), fault.Sent || fault.Status != 0
 			if fault.Status != 0 {

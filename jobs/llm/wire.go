@@ -146,8 +146,7 @@ func (x *exchange) malformed(message string) *Error {
 
 // transportReason leaves out the URL that net/http puts before its reason.
 func transportReason(err error) string {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err.Error()
 	}
 	return err.Error()

@@ -233,7 +233,7 @@ func TestNamesAreAbsolute(t *testing.T) {
 	})
 }
 
-func TestEnvironmentsProxyIsIgnored(t *testing.T) { //nolint:paralleltest // it sets the environment
+func TestEnvironmentsProxyIsIgnored(t *testing.T) {
 	var hits atomic.Int32
 	proxy := target(t, func(http.ResponseWriter, *http.Request) { hits.Add(1) })
 	t.Setenv("HTTP_PROXY", proxy.URL)

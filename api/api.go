@@ -1,0 +1,101 @@
+// Package api is the HTTP face of Sluice: a file per resource, each in the order contract type, toX, inputs and outputs, registerX, handlers. It
+// checks who asks (caller.go), says what went wrong (faults.go), and calls db for all that is kept. What must not enter: SQL, calls to models or
+// targets, configuration, and the clock (Deps.Now).
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"sluice/db"
+	"sluice/jobs"
+	"sluice/jobs/action"
+)
+
+// Deps is all that the API uses. Every field but Ready must be set.
+type Deps struct {
+	DB      *db.DB
+	Poster  *jobs.Poster
+	Actions *action.Set
+	// ModelFault says what is wrong with a model's name, "provider/model": "" if its provider exists and it has a price.
+	ModelFault func(ctx context.Context, tx db.TenantTx, model string) (fault string, err error)
+	// PublicURL is where the world reaches this process, without a slash at its end.
+	PublicURL string
+	Log       *slog.Logger
+	Now       func() time.Time
+	Version   string
+	// Ready says why requests should go elsewhere; nil is always ready.
+	Ready func(context.Context) error
+}
+
+// API is the HTTP face, ready to be served.
+type API struct {
+	deps   Deps
+	routes *routes
+	huma   huma.API
+	intake *intake
+	// document is the OpenAPI document as YAML, documentJSON the same as JSON, docs the page that shows it.
+	document, documentJSON, docs []byte
+}
+
+// New registers every operation. It panics where an operation contradicts itself: that is a mistake in this package, and each test meets it.
+func New(deps Deps) *API {
+	humaErrorsAreOurs()
+	a := &API{deps: deps, routes: newRoutes()}
+	a.huma = newHuma(a.routes, deps.Version)
+	a.intake = newIntake(deps)
+
+	// The surface, in one screen.
+	a.registerAutomations()
+	a.registerCredentials()
+	a.registerEndpoints()
+	a.registerEvents()
+	a.registerHealth()
+	a.registerKeys()
+	a.registerRejections()
+	a.registerRuns()
+	a.registerSources()
+	a.registerTenants()
+	a.registerUsage()
+
+	// What is no operation of the contract's document.
+	a.raw("POST /in/{token}", a.intake.ServeHTTP)
+	a.registerDocuments()
+	return a
+}
+
+// OpenAPI is the OpenAPI 3.1 document of every operation but the intake, as YAML. It is the same on every run.
+func (a *API) OpenAPI() ([]byte, error) {
+	document, err := a.huma.OpenAPI().YAML()
+	if err != nil {
+		return nil, fmt.Errorf("write the OpenAPI document: %w", err)
+	}
+	return document, nil
+}
+
+// Routes lists every route that is served, in the order of their registration.
+func (a *API) Routes() []Route { return a.routes.list }
+
+// Close writes what is still in memory: the counts of refused deliveries. Nothing may be served after it.
+func (a *API) Close(ctx context.Context) { a.intake.Close(ctx) }
+
+// bodyBytesMax bounds the body of every request but a delivery; more is a 413.
+const bodyBytesMax = 1 << 20
+
+func newHuma(mux *routes, version string) huma.API {
+	config := huma.DefaultConfig("Sluice", version)
+	config.Info.Description = "Webhooks in, acts of an AI out: at the pace, the price and the degree of trust that each tenant has set."
+	// The document and the page are served by registerDocuments, without links to anywhere.
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
+	config.RejectUnknownQueryParameters = true
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		tenantScheme:   {Type: "http", Scheme: "bearer", BearerFormat: "slc_...", Description: "A key of a tenant, of the role in x-sluice-role or a higher one."},
+		operatorScheme: {Type: "http", Scheme: "bearer", BearerFormat: "slo_...", Description: "A key of the operator."},
+	}
+	return humago.New(mux, config)
+}

@@ -1,0 +1,359 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"sluice/db"
+	"sluice/tenants"
+)
+
+// AutomationSpec is what an automation says at one version.
+type AutomationSpec struct {
+	Name            string           `json:"name" doc:"1 to 100 characters"`
+	When            string           `json:"when,omitempty" doc:"CEL over event and payload that answers true or false; left out, every event" example:"event.type == 'issues.opened'"`
+	Model           string           `json:"model" doc:"provider/model" example:"anthropic/claude-sonnet-4-5"`
+	Fallbacks       []string         `json:"fallbacks,omitempty" doc:"asked in this order when the model is away; at most 5"`
+	Prompt          AutomationPrompt `json:"prompt"`
+	OutputSchema    map[string]any   `json:"output_schema,omitempty" doc:"JSON Schema of type object that the model's answer must hold to; left out, the answer is plain text"`
+	MaxOutputTokens int              `json:"max_output_tokens,omitempty" doc:"1 to 32000; 1024 if left out"`
+	Action          map[string]any   `json:"action" doc:"what to do with the output: kind, credential_id, and what the connector of that kind takes; body is Liquid over event, payload and output"`
+	Mode            string           `json:"mode,omitempty" enum:"shadow,review,live" doc:"shadow (nothing leaves; the default) or live; review is not available yet"`
+	Priority        string           `json:"priority,omitempty" doc:"urgent, routine (the default), or CEL that answers one of the two"`
+	CredentialID    string           `json:"credential_id,omitempty" doc:"the credential to pay the model with, of the provider's kind"`
+}
+
+// AutomationPrompt is the pair of templates that make the request to the model.
+type AutomationPrompt struct {
+	System string `json:"system,omitempty" doc:"Liquid over event and payload"`
+	User   string `json:"user,omitempty" doc:"Liquid over event and payload"`
+}
+
+// Automation is what to do with the events of an endpoint, at its newest version.
+type Automation struct {
+	ID         string `json:"id" example:"aut_01980000000070008000000000000000"`
+	EndpointID string `json:"endpoint_id"`
+	Version    int    `json:"version"`
+	Enabled    bool   `json:"enabled"`
+	AutomationSpec
+
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+func (a Automation) version() int { return a.Version }
+
+// AutomationVersion is what an automation said at one version.
+type AutomationVersion struct {
+	Version int `json:"version"`
+	AutomationSpec
+
+	CreatedAt time.Time `json:"created_at"`
+	CreatedBy string    `json:"created_by,omitempty" doc:"the key that made it"`
+}
+
+func toAutomation(a db.Automation) (Automation, error) {
+	out := Automation{
+		ID: tenants.FormatID(tenants.AutomationPrefix, a.ID), EndpointID: tenants.FormatID(tenants.EndpointPrefix, a.EndpointID), Version: a.Version,
+		Enabled: a.Enabled, CreatedAt: a.CreatedAt.UTC(), UpdatedAt: a.UpdatedAt.UTC(),
+	}
+	if err := json.Unmarshal(a.Spec, &out.AutomationSpec); err != nil {
+		return Automation{}, fmt.Errorf("read automation %s: %w", out.ID, err)
+	}
+	return out, nil
+}
+
+func toAutomationVersion(v db.AutomationVersion) AutomationVersion {
+	out := AutomationVersion{Version: v.Version, CreatedAt: v.CreatedAt.UTC()}
+	// What does not read is shown without what it said: the list must not end at one row.
+	_ = json.Unmarshal(v.Spec, &out.AutomationSpec)
+	if v.CreatedBy != nil {
+		out.CreatedBy = tenants.FormatID(tenants.KeyPrefix, *v.CreatedBy)
+	}
+	return out
+}
+
+// AutomationDraft is an automation to be made.
+type AutomationDraft struct {
+	EndpointID string `json:"endpoint_id" doc:"end_..."`
+	Enabled    bool   `json:"enabled,omitempty" doc:"true if left out"`
+	AutomationSpec
+}
+
+// AutomationPatch is a change of an automation: keys that are given replace what was, null takes away, and other keys stay.
+type AutomationPatch struct {
+	EndpointID      string            `json:"endpoint_id,omitempty"`
+	Enabled         bool              `json:"enabled,omitempty" doc:"alone, it makes no version"`
+	Name            string            `json:"name,omitempty"`
+	When            string            `json:"when,omitempty"`
+	Model           string            `json:"model,omitempty"`
+	Fallbacks       []string          `json:"fallbacks,omitempty"`
+	Prompt          *AutomationPrompt `json:"prompt,omitempty"`
+	OutputSchema    map[string]any    `json:"output_schema,omitempty"`
+	MaxOutputTokens int               `json:"max_output_tokens,omitempty"`
+	Action          map[string]any    `json:"action,omitempty"`
+	Mode            string            `json:"mode,omitempty" enum:"shadow,review,live"`
+	Priority        string            `json:"priority,omitempty"`
+	CredentialID    string            `json:"credential_id,omitempty"`
+}
+
+type automationCreateInput struct {
+	Caller
+	Creating
+
+	Body draft
+}
+
+type automationListInput struct {
+	Caller
+	Page
+
+	EndpointID string `query:"endpoint_id" doc:"end_..."`
+}
+
+type automationGetInput struct {
+	Caller
+	Known
+
+	ID string `path:"id" doc:"aut_..."`
+}
+
+type automationUpdateInput struct {
+	Caller
+	Unchanged
+
+	ID   string `path:"id" doc:"aut_..."`
+	Body draft
+}
+
+type automationDeleteInput struct {
+	Caller
+	Unchanged
+
+	ID string `path:"id" doc:"aut_..."`
+}
+
+type automationVersionsInput struct {
+	Caller
+	Page
+
+	ID string `path:"id" doc:"aut_..."`
+}
+
+func (a *API) registerAutomations() {
+	register(a, editorRole, huma.Operation{
+		OperationID: "create-automation", Method: http.MethodPost, Path: "/v1/automations", Tags: []string{"Automations"},
+		DefaultStatus: http.StatusCreated, Summary: "Make an automation",
+		Description: "Everything that is wrong with it is answered at once: expressions, templates, schema, models without a price, credentials.",
+	}, a.automationCreate)
+	documentBody[AutomationDraft](a, a.huma.OpenAPI().Paths["/v1/automations"].Post)
+	register(a, viewerRole, huma.Operation{
+		OperationID: "list-automations", Method: http.MethodGet, Path: "/v1/automations", Tags: []string{"Automations"}, Summary: "List automations",
+	}, a.automationList)
+	register(a, viewerRole, huma.Operation{
+		OperationID: "get-automation", Method: http.MethodGet, Path: "/v1/automations/{id}", Tags: []string{"Automations"}, Summary: "Read an automation",
+	}, a.automationGet)
+	register(a, editorRole, huma.Operation{
+		OperationID: "update-automation", Method: http.MethodPatch, Path: "/v1/automations/{id}", Tags: []string{"Automations"},
+		Summary: "Change an automation", Description: "Makes a version; runs that have begun go on with the version they name. Enabling and disabling alone makes none.",
+	}, a.automationUpdate)
+	documentBody[AutomationPatch](a, a.huma.OpenAPI().Paths["/v1/automations/{id}"].Patch)
+	register(a, editorRole, huma.Operation{
+		OperationID: "delete-automation", Method: http.MethodDelete, Path: "/v1/automations/{id}", Tags: []string{"Automations"},
+		Summary: "Delete an automation", Description: "Its runs and versions stay.",
+	}, a.automationDelete)
+	register(a, viewerRole, huma.Operation{
+		OperationID: "list-automation-versions", Method: http.MethodGet, Path: "/v1/automations/{id}/versions", Tags: []string{"Automations"},
+		Summary: "List what an automation said, newest first",
+	}, a.automationVersions)
+}
+
+func (a *API) automationCreate(ctx context.Context, in *automationCreateInput) (*made[Automation], error) {
+	return create(ctx, a, in.Caller, in.Creating, in.Body.raw, func(tx db.TenantTx) (Automation, error) {
+		fields := in.Body.fields()
+		v, err := a.automationCheck(ctx, tx, fields, shapeFaults[AutomationDraft](a, in.Body.raw))
+		if err != nil {
+			return Automation{}, err
+		}
+		count, err := tx.AutomationCount(ctx, v.endpointID)
+		if err != nil {
+			return Automation{}, err
+		}
+		if count >= db.AutomationsMax {
+			return Automation{}, errTooManyAutomations()
+		}
+		made, err := tx.AutomationInsert(ctx, v.endpointID, v.spec.Name, v.stored, in.KeyID)
+		if err != nil {
+			return Automation{}, err
+		}
+		if !v.enabled {
+			off := false
+			if made, err = tx.AutomationUpdate(ctx, made.ID, db.AutomationChange{Enabled: &off, By: in.KeyID}); err != nil {
+				return Automation{}, err
+			}
+		}
+		return toAutomation(made)
+	})
+}
+
+func errTooManyAutomations() error {
+	return conflict("automation.too_many", fmt.Sprintf("An endpoint has at most %d automations. Delete one, or take another endpoint.", db.AutomationsMax))
+}
+
+func (a *API) automationList(ctx context.Context, in *automationListInput) (*listed[Automation], error) {
+	page, err := in.rows()
+	if err != nil {
+		return nil, err
+	}
+	var rows []db.Automation
+	if endpointID, ok := filterID(tenants.EndpointPrefix, in.EndpointID); ok {
+		err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+			rows, err = tx.AutomationList(ctx, endpointID, page)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	var unread error
+	out := pageOf(rows, in.Limit, func(r db.Automation) Automation {
+		shown, err := toAutomation(r)
+		if err != nil {
+			unread = err
+		}
+		return shown
+	}, func(r db.Automation) string { return byID(r.ID) })
+	return out, unread
+}
+
+func (a *API) automationGet(ctx context.Context, in *automationGetInput) (*got[Automation], error) {
+	id, err := pathID(tenants.AutomationPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	var row db.Automation
+	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+		row, err = tx.AutomationGet(ctx, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := toAutomation(row)
+	return answer(in.Known, out), err
+}
+
+func (a *API) automationUpdate(ctx context.Context, in *automationUpdateInput) (*got[Automation], error) {
+	id, err := pathID(tenants.AutomationPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	var row db.Automation
+	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+		if row, err = tx.AutomationGet(ctx, id); err != nil {
+			return err
+		}
+		if in.Version != 0 && in.Version != row.Version {
+			return db.ErrStale
+		}
+		change, err := a.automationChange(ctx, tx, row, in)
+		if err != nil {
+			return err
+		}
+		row, err = tx.AutomationUpdate(ctx, id, change)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := toAutomation(row)
+	return answer(Known{}, out), err
+}
+
+// automationChange merges a patch into what stands, checks the whole, and says what is to be written.
+func (a *API) automationChange(ctx context.Context, tx db.TenantTx, row db.Automation, in *automationUpdateInput) (db.AutomationChange, error) {
+	patch := in.Body.fields()
+	// The version that was merged with: one that came in between is a 412, and never lost.
+	change := db.AutomationChange{By: in.KeyID, Version: row.Version}
+	shape := shapeFaults[AutomationPatch](a, in.Body.withoutNulls())
+	if raw, ok := patch["enabled"]; ok {
+		var enabled *bool
+		if json.Unmarshal(raw, &enabled) != nil || enabled == nil {
+			shape = append(shape, Fault{Location: "body.enabled", Message: "expected true or false"})
+		}
+		change.Enabled = enabled
+	}
+	alone := len(patch) == 0 || len(patch) == 1 && patch["enabled"] != nil
+	if alone {
+		return change, invalid(distinct(shape))
+	}
+	merged := map[string]json.RawMessage{}
+	if err := json.Unmarshal(row.Spec, &merged); err != nil {
+		return change, fmt.Errorf("read automation %s: %w", row.ID, err)
+	}
+	merged["endpoint_id"], _ = json.Marshal(tenants.FormatID(tenants.EndpointPrefix, row.EndpointID)) // a text always writes
+	for name, value := range patch {
+		if string(value) == "null" {
+			delete(merged, name)
+		} else {
+			merged[name] = value
+		}
+	}
+	v, err := a.automationCheck(ctx, tx, merged, shape)
+	if err != nil {
+		return change, err
+	}
+	if v.endpointID != row.EndpointID {
+		count, err := tx.AutomationCount(ctx, v.endpointID)
+		if err != nil {
+			return change, err
+		}
+		if count >= db.AutomationsMax {
+			return change, errTooManyAutomations()
+		}
+		change.EndpointID = &v.endpointID
+	}
+	change.Name, change.Spec = &v.spec.Name, v.stored
+	return change, nil
+}
+
+func (a *API) automationDelete(ctx context.Context, in *automationDeleteInput) (*struct{}, error) {
+	id, err := pathID(tenants.AutomationPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) error { return tx.AutomationDelete(ctx, id, in.Version) })
+}
+
+func (a *API) automationVersions(ctx context.Context, in *automationVersionsInput) (*listed[AutomationVersion], error) {
+	id, err := pathID(tenants.AutomationPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	before := 0
+	if text, err := in.text(); err != nil {
+		return nil, err
+	} else if text != "" {
+		if before, err = strconv.Atoi(text); err != nil || before < 1 || before > 1<<30 {
+			return nil, invalidAt("query.cursor", errCursor)
+		}
+	}
+	var rows []db.AutomationVersion
+	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+		if _, err = tx.AutomationGet(ctx, id); err != nil {
+			return err
+		}
+		rows, err = tx.AutomationVersionList(ctx, id, before, in.Limit+1)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pageOf(rows, in.Limit, toAutomationVersion, func(v db.AutomationVersion) string { return strconv.Itoa(v.Version) }), nil
+}

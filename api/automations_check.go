@@ -1,0 +1,298 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"sluice/automations"
+	"sluice/db"
+	"sluice/tenants"
+)
+
+// draft is a body whose shape is checked together with its meaning, so that one answer names every fault. Huma only sees that it is an object.
+type draft struct{ raw json.RawMessage }
+
+// UnmarshalJSON keeps the body as it came.
+func (d *draft) UnmarshalJSON(text []byte) error {
+	d.raw = bytes.Clone(text)
+	return nil
+}
+
+// Schema is the least that Huma checks before a handler runs; documentBody says in the document what is checked after it.
+func (draft) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true}
+}
+
+// fields are the keys that were given.
+func (d draft) fields() map[string]json.RawMessage {
+	fields := map[string]json.RawMessage{}
+	_ = json.Unmarshal(d.raw, &fields) // Huma saw that it is an object
+	return fields
+}
+
+// withoutNulls is the body without the keys that are to be taken away.
+func (d draft) withoutNulls() json.RawMessage {
+	fields := d.fields()
+	for name, value := range fields {
+		if string(value) == "null" && name != "enabled" && name != "endpoint_id" && name != "name" {
+			delete(fields, name)
+		}
+	}
+	text, _ := json.Marshal(fields) // of texts that were read as JSON
+	return text
+}
+
+// documentBody says in the OpenAPI document what an operation's draft is to hold.
+func documentBody[T any](a *API, op *huma.Operation) {
+	schema := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, "")
+	op.RequestBody.Content["application/json"].Schema = schema
+}
+
+// shapeFaults are the faults that the schema of T finds in a body: unknown keys, wrong types, keys that are missing.
+func shapeFaults[T any](a *API, raw json.RawMessage) []Fault {
+	var value any
+	if err := json.Unmarshal(raw, &value); err != nil {
+		return []Fault{{Location: "body", Message: "expected an object"}}
+	}
+	registry := a.huma.OpenAPI().Components.Schemas
+	place, result := huma.NewPathBuffer(nil, 0), &huma.ValidateResult{}
+	place.Push("body")
+	huma.Validate(registry, registry.Schema(reflect.TypeFor[T](), true, ""), place, huma.ModeWriteToServer, value, result)
+	var faults []Fault
+	for _, err := range result.Errors {
+		var d huma.ErrorDetailer
+		if errors.As(err, &d) {
+			faults = append(faults, faultOf(d.ErrorDetail()))
+		}
+	}
+	return append(faults, nulFaults("body", value)...)
+}
+
+// nulFaults finds texts with a NUL, which the database cannot keep within JSON.
+func nulFaults(place string, value any) []Fault {
+	var faults []Fault
+	switch v := value.(type) {
+	case string:
+		if strings.ContainsRune(v, 0) {
+			faults = append(faults, Fault{Location: place, Message: "expected a text without NUL characters"})
+		}
+	case []any:
+		for i, one := range v {
+			faults = append(faults, nulFaults(fmt.Sprintf("%s/%d", place, i), one)...)
+		}
+	case map[string]any:
+		for name, one := range v {
+			if strings.ContainsRune(name, 0) {
+				faults = append(faults, Fault{Location: place, Message: "expected names without NUL characters"})
+				continue
+			}
+			faults = append(faults, nulFaults(place+"."+name, one)...)
+		}
+	}
+	return faults
+}
+
+// automationValue is an automation that was found to be without fault.
+type automationValue struct {
+	endpointID uuid.UUID
+	enabled    bool
+	spec       automations.Spec
+	stored     json.RawMessage
+}
+
+// storedSpec is what is kept of a version: the contract's automation without its ids and without what is a column.
+type storedSpec struct {
+	automations.Spec
+
+	OutputSchema json.RawMessage `json:"output_schema,omitempty"`
+	CredentialID string          `json:"credential_id,omitempty"`
+}
+
+// automationFields are the keys of an automation, each read by itself: what is of a wrong type is a fault of shape, and does not hide the rest.
+type automationFields struct {
+	automations.Spec
+
+	EndpointID   string `json:"endpoint_id"`
+	CredentialID string `json:"credential_id"`
+	Enabled      *bool  `json:"enabled"`
+}
+
+func fieldsOf(given map[string]json.RawMessage) automationFields {
+	var f automationFields
+	for name, value := range given {
+		if one, err := json.Marshal(map[string]json.RawMessage{name: value}); err == nil {
+			_ = json.Unmarshal(one, &f) // told by shapeFaults
+		}
+	}
+	f.Action, f.OutputSchema = cleanJSON(f.Action), cleanJSON(f.OutputSchema)
+	return f
+}
+
+// cleanJSON writes a document anew, so that what the database refuses (broken UTF-8, half a surrogate pair) is replaced.
+func cleanJSON(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return raw
+	}
+	clean, err := json.Marshal(value)
+	if err != nil {
+		return raw
+	}
+	return clean
+}
+
+// automationCheck finds every fault of an automation at once, or says what is to be kept.
+func (a *API) automationCheck(ctx context.Context, tx db.TenantTx, given map[string]json.RawMessage, shape []Fault) (automationValue, error) {
+	f := fieldsOf(given)
+	check := &automationChecker{api: a, tx: tx, faults: shape}
+	compiled, found := automations.Compile(f.Spec)
+	for _, fault := range found {
+		check.fault(fault.Place, fault.Message)
+	}
+	v := automationValue{enabled: f.Enabled == nil || *f.Enabled}
+	var err error
+	if v.endpointID, err = check.endpoint(ctx, f.EndpointID); err != nil {
+		return v, err
+	}
+	if err := check.models(ctx, f); err != nil {
+		return v, err
+	}
+	if err := check.action(ctx, f.Action); err != nil {
+		return v, err
+	}
+	if err := invalid(distinct(check.faults)); err != nil {
+		return v, err
+	}
+	v.spec = compiled.Spec()
+	v.stored, err = json.Marshal(storedSpec{Spec: v.spec, OutputSchema: v.spec.OutputSchema, CredentialID: f.CredentialID})
+	return v, err
+}
+
+// automationChecker gathers the faults that only the tenant's own rows, the connectors and the prices can tell.
+type automationChecker struct {
+	api    *API
+	tx     db.TenantTx
+	faults []Fault
+}
+
+func (c *automationChecker) fault(place, message string) {
+	c.faults = append(c.faults, Fault{Location: "body." + place, Message: message})
+}
+
+// faulty says whether a place, or what it stands in, has a fault already.
+func (c *automationChecker) faulty(place string) bool {
+	return slices.ContainsFunc(c.faults, func(f Fault) bool { return f.Location == "body."+place })
+}
+
+func (c *automationChecker) endpoint(ctx context.Context, text string) (uuid.UUID, error) {
+	const place = "endpoint_id"
+	id, ok := tenants.ParseID(tenants.EndpointPrefix, text)
+	if ok {
+		_, err := c.tx.EndpointGet(ctx, id)
+		if !errors.Is(err, db.ErrNotFound) {
+			return id, err
+		}
+	}
+	c.fault(place, "expected the id of an endpoint, end_...; there is none of this id")
+	return uuid.Nil, nil
+}
+
+func (c *automationChecker) models(ctx context.Context, f automationFields) error {
+	for i, model := range append([]string{f.Model}, f.Fallbacks...) {
+		place := "model"
+		if i > 0 {
+			place = fmt.Sprintf("fallbacks/%d", i-1)
+		}
+		if c.faulty(place) || c.faulty("fallbacks") && i > 0 {
+			continue
+		}
+		fault, err := c.api.deps.ModelFault(ctx, c.tx, model)
+		if err != nil {
+			return err
+		}
+		if fault != "" {
+			c.fault(place, fault)
+		}
+	}
+	if f.CredentialID == "" {
+		return nil
+	}
+	provider, _, _ := strings.Cut(f.Model, "/")
+	return c.credential(ctx, "credential_id", f.CredentialID, provider)
+}
+
+// credential checks that a credential is there, and of a kind.
+func (c *automationChecker) credential(ctx context.Context, place, text, kind string) error {
+	id, ok := tenants.ParseID(tenants.CredentialPrefix, text)
+	var found db.Credential
+	var err error
+	if ok {
+		found, err = c.tx.CredentialGet(ctx, id)
+	}
+	switch {
+	case !ok || errors.Is(err, db.ErrNotFound):
+		c.fault(place, "expected the id of a credential, crd_...; there is none of this id")
+	case err != nil:
+		return err
+	case found.Kind != kind:
+		c.fault(place, fmt.Sprintf("expected a credential of the kind %s; this one is of the kind %s", kind, found.Kind))
+	}
+	return nil
+}
+
+func (c *automationChecker) action(ctx context.Context, raw json.RawMessage) error {
+	var named struct {
+		Kind         any `json:"kind"`
+		CredentialID any `json:"credential_id"`
+	}
+	if json.Unmarshal(raw, &named) != nil || c.faulty("action") || c.faulty("action.kind") {
+		return nil // Compile said so
+	}
+	kind, _ := named.Kind.(string)
+	connector, ok := c.api.deps.Actions.Get(kind)
+	if !ok {
+		c.fault("action.kind", "expected one of "+strings.Join(c.api.deps.Actions.Kinds(), ", "))
+		return nil
+	}
+	for _, fault := range connector.Check(raw) {
+		c.fault(fault.Place, fault.Message)
+	}
+	needed := connector.CredentialKind()
+	if needed == "" || c.faulty("action.credential_id") {
+		return nil
+	}
+	text, _ := named.CredentialID.(string)
+	if text == "" {
+		c.fault("action.credential_id", fmt.Sprintf(
+			`is required: what is sent is signed or authorized with it. Make one with POST /v1/credentials {"name": "...", "kind": %q}`, needed))
+		return nil
+	}
+	return c.credential(ctx, "action.credential_id", text, needed)
+}
+
+// distinct keeps the first fault of each place, and of equal ones: a key that is missing is told once, by whoever met it first.
+func distinct(faults []Fault) []Fault {
+	var out []Fault
+	seen := map[string]bool{}
+	for _, f := range faults {
+		if !seen[f.Location] {
+			seen[f.Location] = true
+			out = append(out, f)
+		}
+	}
+	return out
+}

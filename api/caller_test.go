@@ -1,0 +1,199 @@
+package api_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"io"
+	"net/http/httptest"
+
+	"sluice/db"
+	"sluice/tenants"
+)
+
+// publicRoutes are all that need no key. Whatever else is served needs one.
+var publicRoutes = []string{"GET /docs", "GET /healthz", "GET /openapi.json", "GET /openapi.yaml", "GET /readyz", "POST /in/{token}"}
+
+// unknownID is an id of every prefix that exists nowhere.
+var unknownID = map[string]string{
+	"automations": "aut_01980000000070008000000000000000", "credentials": "crd_01980000000070008000000000000000",
+	"endpoints": "end_01980000000070008000000000000000", "events": "evt_01980000000070008000000000000000",
+	"keys": "key_01980000000070008000000000000000", "runs": "run_01980000000070008000000000000000",
+	"tenants": "tnt_01980000000070008000000000000000",
+}
+
+// bodies are what a route needs to get past the check of its input.
+var bodies = map[string]any{
+	"POST /v1/endpoints/{id}/secrets": map[string]any{},
+	"PATCH /v1/automations/{id}":      map[string]any{"name": "x"},
+	"PATCH /v1/credentials/{id}":      map[string]any{"name": "x"},
+	"PATCH /v1/endpoints/{id}":        map[string]any{"name": "x"},
+	"PATCH /v1/tenants/{id}":          map[string]any{"name": "x"},
+}
+
+func TestEveryRouteNamesWhoMayCallIt(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	of := b.tenant()
+	b.call(of.admin, "POST", "/v1/credentials", map[string]any{}) // a route that is served
+	keys := map[string]string{"viewer": of.viewer, "editor": of.editor, "admin": of.admin, "operator": b.operator}
+	var public []string
+	for _, r := range b.api.Routes() {
+		if r.Who == "public" {
+			public = append(public, r.Pattern)
+			continue
+		}
+		method, path, _ := strings.Cut(r.Pattern, " ")
+		resource := strings.Split(path, "/")[2]
+		path = strings.ReplaceAll(path, "{id}", unknownID[resource])
+		for _, wrong := range []string{"", "slc_short", "slc_" + strings.Repeat("x", 36), of.admin + "x", of.admin[:39] + "!"} {
+			b.call(wrong, method, path, bodies[r.Pattern]).refused(401, "key.invalid")
+		}
+		for role, key := range keys {
+			got := b.call(key, method, path, bodies[r.Pattern])
+			switch {
+			case r.Who == "any key" || r.Who == "operator" && role == "operator",
+				role != "operator" && r.Who != "operator" && tenants.Role(role).May(tenants.Role(r.Who)):
+				require.NotContains(t, []int{401, 403, 405, 500}, got.status, "%s as %s: %s", r.Pattern, role, got.body)
+			case role == "operator" || r.Who == "operator":
+				got.refused(403, "key.kind")
+			default:
+				got.refused(403, "key.role")
+			}
+		}
+	}
+	require.ElementsMatch(t, publicRoutes, public)
+}
+
+func TestTheDocumentAndTheRoutesAgree(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	paths, _ := b.call("", "GET", "/openapi.json", nil).is(200).get("paths").(map[string]any)
+	for _, r := range b.api.Routes() {
+		method, path, _ := strings.Cut(r.Pattern, " ")
+		item, _ := paths[path].(map[string]any)
+		op, ok := item[strings.ToLower(method)].(map[string]any)
+		if !strings.HasPrefix(path, "/v1/") {
+			continue
+		}
+		require.True(t, ok, r.Pattern)
+		require.Equal(t, r.Who, op["x-sluice-role"], r.Pattern)
+		require.NotEmpty(t, op["security"], r.Pattern)
+	}
+}
+
+// TestAnothersIDAnswersAsNone asks for every thing of one tenant with the key of another: the answer is byte for byte that of an id that does
+// not exist, and of one that is no id.
+func TestAnothersIDAnswersAsNone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	owner, other := b.tenant(), b.tenant()
+	endpoint := b.endpoint(owner).text("id")
+	theirs := map[string]string{
+		"endpoints": endpoint, "automations": b.automation(owner, endpoint).text("id"), "events": b.event(owner, endpoint),
+		"credentials": b.call(owner.admin, "POST", "/v1/credentials", map[string]any{"name": "c", "kind": "callback"}).is(201).text("id"),
+		"keys":        b.call(owner.admin, "POST", "/v1/keys", map[string]any{"name": "k", "role": "viewer"}).is(201).text("id"),
+	}
+	theirs["runs"], _ = b.call(owner.viewer, "GET", "/v1/runs", nil).is(200).rows()[0]["id"].(string)
+	walked := 0
+	for _, r := range b.api.Routes() {
+		method, path, _ := strings.Cut(r.Pattern, " ")
+		if !strings.Contains(path, "{id}") || strings.HasPrefix(path, "/v1/tenants") {
+			continue
+		}
+		walked++
+		resource := strings.Split(path, "/")[2]
+		require.NotEmpty(t, theirs[resource], r.Pattern)
+		ask := func(id string) heard {
+			return b.call(other.admin, method, strings.ReplaceAll(path, "{id}", id), bodies[r.Pattern]).refused(404, "not_found")
+		}
+		found := ask(theirs[resource])
+		for _, id := range []string{unknownID[resource], "nonsense", "evt_1", strings.ToUpper(theirs[resource])} {
+			none := ask(id)
+			require.Equal(t, string(none.body), string(found.body), "%s %s", r.Pattern, id)
+			for _, h := range []http.Header{none.header, found.header} {
+				h.Del("X-Request-Id")
+				h.Del("Date")
+			}
+			require.Equal(t, none.header, found.header, r.Pattern)
+		}
+	}
+	require.Greater(t, walked, 15)
+	// Lists and filters, too.
+	for _, list := range []string{
+		"/v1/endpoints", "/v1/automations", "/v1/credentials", "/v1/events", "/v1/runs", "/v1/usage/entries", "/v1/rejections",
+		"/v1/runs?event_id=" + theirs["events"], "/v1/events?endpoint_id=" + endpoint, "/v1/automations?endpoint_id=" + endpoint,
+		"/v1/runs?automation_id=" + theirs["automations"], "/v1/rejections?endpoint_id=" + endpoint, "/v1/usage/entries?endpoint_id=" + endpoint,
+	} {
+		require.Empty(t, b.call(other.admin, "GET", list, nil).is(200).rows(), list)
+	}
+	require.Len(t, b.call(other.admin, "GET", "/v1/keys", nil).is(200).rows(), 3)
+	// And references within a body.
+	mine := b.endpoint(other).text("id")
+	with := draft(endpoint)
+	require.Contains(t, b.call(other.editor, "POST", "/v1/automations", with).refused(422, "input.invalid").faults(), "body.endpoint_id")
+	with = draft(mine)
+	with["action"] = map[string]any{"kind": "callback", "url": "https://example.com/", "credential_id": theirs["credentials"]}
+	require.Contains(t, b.call(other.editor, "POST", "/v1/automations", with).refused(422, "input.invalid").faults(), "body.action.credential_id")
+	// The owner still has all of it.
+	for resource, id := range theirs {
+		if resource != "keys" {
+			b.call(owner.admin, "GET", "/v1/"+resource+"/"+id, nil).is(200)
+		}
+	}
+}
+
+func TestSuspendedAndErasedTenants(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	of := b.tenant()
+	b.call(b.operator, "PATCH", "/v1/tenants/"+of.id, map[string]any{"status": "suspended"}).is(200)
+	b.call(of.admin, "GET", "/v1/tenant", nil).refused(403, "tenant.suspended")
+	b.call(b.operator, "PATCH", "/v1/tenants/"+of.id, map[string]any{"status": "active"}).is(200)
+	require.Equal(t, of.id, b.call(of.viewer, "GET", "/v1/tenant", nil).is(200).text("id"))
+	b.call(b.operator, "DELETE", "/v1/tenants/"+of.id, nil).is(204)
+	b.call(of.admin, "GET", "/v1/tenant", nil).refused(401, "key.invalid")
+	require.Equal(t, "erased", b.call(b.operator, "GET", "/v1/tenants/"+of.id, nil).is(200).text("status"))
+	b.call(b.operator, "PATCH", "/v1/tenants/"+of.id, map[string]any{"name": "back"}).refused(409, "tenant.erased")
+	b.call(b.operator, "DELETE", "/v1/tenants/"+of.id, nil).is(204)
+	b.call(b.operator, "DELETE", "/v1/tenants/"+unknownID["tenants"], nil).refused(404, "not_found")
+}
+
+func TestRevokedKeys(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	of := b.tenant()
+	second := b.call(of.admin, "POST", "/v1/keys", map[string]any{"name": "second", "role": "admin"}).is(201)
+	b.call(of.admin, "DELETE", "/v1/keys/"+second.text("id"), nil).is(204)
+	b.call(second.text("secret"), "GET", "/v1/tenant", nil).refused(401, "key.invalid")
+	for _, k := range b.call(of.admin, "GET", "/v1/keys", nil).is(200).rows() {
+		require.NotContains(t, k, "secret")
+		if k["role"] == "admin" {
+			b.call(of.admin, "DELETE", "/v1/keys/"+k["id"].(string), nil).refused(409, "key.last_admin")
+		}
+	}
+}
+
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(context.Background(), "postgres://nobody@127.0.0.1:1/none?connect_timeout=1")
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	sealer, err := db.NewSealer([]byte("0123456789abcdef0123456789abcdef"))
+	require.NoError(t, err)
+	a := newAPI(t, db.New(pool, pool, sealer), io.Discard)
+	t.Cleanup(func() { a.Close(context.Background()) })
+	server := httptest.NewServer(a.Handler())
+	t.Cleanup(server.Close)
+	key, err := tenants.NewKey(false)
+	require.NoError(t, err)
+	b := &bundle{t: t, url: server.URL}
+	got := b.call(key.Reveal(), "GET", "/v1/tenant", nil).refused(503, "database.unavailable")
+	require.NotEmpty(t, got.header.Get("Retry-After"))
+	require.NotContains(t, string(got.body), "127.0.0.1")
+}

@@ -1,0 +1,244 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"sluice/db"
+	"sluice/jobs/action"
+	"sluice/tenants"
+)
+
+// Credential is a sealed secret for going out, without the secret.
+type Credential struct {
+	ID        string    `json:"id" example:"crd_01980000000070008000000000000000"`
+	Name      string    `json:"name"`
+	Kind      string    `json:"kind" doc:"whom it is for: a provider of models (anthropic, openai) or a connector (callback, ...)"`
+	Last4     string    `json:"last4" doc:"the last characters of the secret"`
+	Version   int       `json:"version"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+func (c Credential) version() int { return c.Version }
+
+// NewCredential is a credential that was just made.
+type NewCredential struct {
+	Credential
+
+	Secret string `json:"secret,omitempty" doc:"only if it was made here: shown now, and never again"`
+}
+
+func toCredential(c db.Credential) Credential {
+	return Credential{
+		ID: tenants.FormatID(tenants.CredentialPrefix, c.ID), Name: c.Name, Kind: c.Kind, Last4: c.Last4, Version: c.Version,
+		CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC(),
+	}
+}
+
+type credentialCreateInput struct {
+	Caller
+	Creating
+
+	Body struct {
+		Name   string `json:"name" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
+		Kind   string `json:"kind" doc:"anthropic, openai, or the kind of credential that an action needs, such as callback" example:"anthropic"`
+		Secret string `json:"secret,omitempty" maxLength:"512" doc:"may be left out for callback: one is made, and shown once" writeOnly:"true"`
+	}
+}
+
+type credentialListInput struct {
+	Caller
+	Page
+}
+
+type credentialGetInput struct {
+	Caller
+	Known
+
+	ID string `path:"id" doc:"crd_..."`
+}
+
+type credentialUpdateInput struct {
+	Caller
+	Unchanged
+
+	ID   string `path:"id" doc:"crd_..."`
+	Body struct {
+		Name   *string `json:"name,omitempty" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
+		Secret *string `json:"secret,omitempty" maxLength:"512" writeOnly:"true"`
+	}
+}
+
+type credentialDeleteInput struct {
+	Caller
+
+	ID string `path:"id" doc:"crd_..."`
+}
+
+func (a *API) registerCredentials() {
+	register(a, adminRole, huma.Operation{
+		OperationID: "create-credential", Method: http.MethodPost, Path: "/v1/credentials", Tags: []string{"Credentials"},
+		DefaultStatus: http.StatusCreated, Summary: "Keep a secret for a provider or a connector",
+		Description: "The secret is sealed, and is never shown again; answers show its last characters.",
+	}, a.credentialCreate)
+	register(a, adminRole, huma.Operation{
+		OperationID: "list-credentials", Method: http.MethodGet, Path: "/v1/credentials", Tags: []string{"Credentials"}, Summary: "List credentials",
+	}, a.credentialList)
+	register(a, adminRole, huma.Operation{
+		OperationID: "get-credential", Method: http.MethodGet, Path: "/v1/credentials/{id}", Tags: []string{"Credentials"}, Summary: "Read a credential",
+	}, a.credentialGet)
+	register(a, adminRole, huma.Operation{
+		OperationID: "update-credential", Method: http.MethodPatch, Path: "/v1/credentials/{id}", Tags: []string{"Credentials"},
+		Summary: "Rename a credential, or replace its secret",
+	}, a.credentialUpdate)
+	register(a, adminRole, huma.Operation{
+		OperationID: "delete-credential", Method: http.MethodDelete, Path: "/v1/credentials/{id}", Tags: []string{"Credentials"},
+		Summary: "Delete a credential", Description: "While an automation uses it: 409 credential.in_use.",
+	}, a.credentialDelete)
+}
+
+// providerKinds are the providers of models that take a key.
+var providerKinds = []string{"anthropic", "openai"}
+
+// providerSecretMin and providerSecretMax bound the key of a provider, in bytes.
+const (
+	providerSecretMin = 8
+	providerSecretMax = 512
+)
+
+// connectorOf is the connector that takes credentials of a kind.
+func (a *API) connectorOf(kind string) (action.Connector, bool) {
+	for _, k := range a.deps.Actions.Kinds() {
+		if c, ok := a.deps.Actions.Get(k); ok && kind != "" && c.CredentialKind() == kind {
+			return c, true
+		}
+	}
+	return nil, false
+}
+
+// credentialKinds are all kinds that a credential can be of.
+func (a *API) credentialKinds() []string {
+	kinds := slices.Clone(providerKinds)
+	for _, k := range a.deps.Actions.Kinds() {
+		if c, ok := a.deps.Actions.Get(k); ok && c.CredentialKind() != "" {
+			kinds = append(kinds, c.CredentialKind())
+		}
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
+// secretFault says what is wrong with a secret of a kind, without repeating it; "" is nothing.
+func (a *API) secretFault(kind, secret string) string {
+	if c, ok := a.connectorOf(kind); ok {
+		if err := c.CheckSecret(secret); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	// A key goes into a header, where a blank or a line's end would be a mistake of copying.
+	if len(secret) < providerSecretMin || len(secret) > providerSecretMax || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Sprintf("expected %d to %d printable characters without blanks", providerSecretMin, providerSecretMax)
+	}
+	return ""
+}
+
+func (a *API) credentialCreate(ctx context.Context, in *credentialCreateInput) (*made[NewCredential], error) {
+	if kinds := a.credentialKinds(); !slices.Contains(kinds, in.Body.Kind) {
+		return nil, invalidAt("body.kind", "expected one of "+strings.Join(kinds, ", "))
+	}
+	connector, ofConnector := a.connectorOf(in.Body.Kind)
+	if in.Body.Secret != "" || !ofConnector {
+		if fault := a.secretFault(in.Body.Kind, in.Body.Secret); fault != "" {
+			return nil, invalidAt("body.secret", fault)
+		}
+	}
+	return create(ctx, a, in.Caller, in.Creating, in.Body, func(tx db.TenantTx) (NewCredential, error) {
+		secret, shown := in.Body.Secret, ""
+		if secret == "" {
+			var err error
+			if secret, err = connector.NewSecret(); err != nil {
+				return NewCredential{}, err
+			}
+			shown = secret
+		}
+		c, err := tx.CredentialInsert(ctx, in.Body.Name, in.Body.Kind, tenants.NewSecret(secret))
+		return NewCredential{Credential: toCredential(c), Secret: shown}, err
+	})
+}
+
+func (a *API) credentialList(ctx context.Context, in *credentialListInput) (*listed[Credential], error) {
+	page, err := in.rows()
+	if err != nil {
+		return nil, err
+	}
+	var rows []db.Credential
+	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+		rows, err = tx.CredentialList(ctx, page)
+		return err
+	})
+	return pageOf(rows, in.Limit, toCredential, func(c db.Credential) string { return byID(c.ID) }), err
+}
+
+func (a *API) credentialGet(ctx context.Context, in *credentialGetInput) (*got[Credential], error) {
+	id, err := pathID(tenants.CredentialPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	var c db.Credential
+	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+		c, err = tx.CredentialGet(ctx, id)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer(in.Known, toCredential(c)), nil
+}
+
+func (a *API) credentialUpdate(ctx context.Context, in *credentialUpdateInput) (*got[Credential], error) {
+	id, err := pathID(tenants.CredentialPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	var c db.Credential
+	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
+		if c, err = tx.CredentialGet(ctx, id); err != nil {
+			return err
+		}
+		secret := tenants.Secret{}
+		if in.Body.Secret != nil {
+			if fault := a.secretFault(c.Kind, *in.Body.Secret); fault != "" {
+				return invalidAt("body.secret", fault)
+			}
+			secret = tenants.NewSecret(*in.Body.Secret)
+		}
+		c, err = tx.CredentialUpdate(ctx, id, in.Body.Name, secret, in.Version)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer(Known{}, toCredential(c)), nil
+}
+
+func (a *API) credentialDelete(ctx context.Context, in *credentialDeleteInput) (*struct{}, error) {
+	id, err := pathID(tenants.CredentialPrefix, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return nil, a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) error {
+		usedBy, err := tx.CredentialDelete(ctx, id)
+		if err == nil && len(usedBy) > 0 {
+			return conflict("credential.in_use", "It is used by the automations "+strings.Join(usedBy, ", ")+". Change or delete them first.")
+		}
+		return err
+	})
+}

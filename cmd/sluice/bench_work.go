@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"sluice/db"
+	"sluice/jobs"
+	"sluice/jobs/action"
+	"sluice/jobs/llm"
+	"sluice/jobs/outbound"
+	"sluice/scripted"
+	"sluice/tenants"
+)
+
+type benchWork struct {
+	Runs    int `default:"3000" help:"How many runs are worked for each figure."`
+	Jobs    int `default:"20000" help:"How many bare River jobs are the yardstick."`
+	Workers int `default:"100" help:"Workers of each."`
+}
+
+// bareArgs is River's job that does nothing.
+type bareArgs struct{}
+
+// Kind is River's name of the job.
+func (bareArgs) Kind() string { return "bare_noop" }
+
+type bareWorker struct{ river.WorkerDefaults[bareArgs] }
+
+// Work does nothing.
+func (bareWorker) Work(context.Context, *river.Job[bareArgs]) error { return nil }
+
+const bareCooldown = 20 * time.Millisecond
+
+// Run measures and prints.
+func (b benchWork) Run(ctx context.Context, std streams, lookup environment) error {
+	out := std.out
+	h, err := newBenchHouse(ctx, lookup)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	h.machine(out, "work")
+	bare, err := b.bareRiver(ctx, h)
+	if err != nil {
+		return fmt.Errorf("%w: bare River: %w", errBench, err)
+	}
+	fmt.Fprintf(out, "%-42s %8d jobs in %6.2f s  %7.0f/s\n", "bare River, no-op jobs", bare.done, bare.elapsed.Seconds(), bare.perSecond())
+	for _, posts := range []bool{false, true} {
+		name := "runs that keep their outcome"
+		if posts {
+			name = "runs that post a callback too"
+		}
+		ours, err := b.runs(ctx, h, posts)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", errBench, name, err)
+		}
+		fmt.Fprintf(out, "%-42s %8d runs in %6.2f s  %7.0f/s  ratio %.2f\n", name, ours.done, ours.elapsed.Seconds(), ours.perSecond(), ours.perSecond()/bare.perSecond())
+	}
+	return nil
+}
+
+// bareRiver works no-op jobs with the settings that our workers have.
+func (b benchWork) bareRiver(ctx context.Context, h *benchHouse) (rate, error) {
+	pool, err := db.Open(ctx, db.PoolConfig{URL: h.url, Role: db.WorkerRole, ConnsMax: 16, PlanCacheMode: "force_custom_plan"})
+	if err != nil {
+		return rate{}, err
+	}
+	defer pool.Close()
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &bareWorker{})
+	client, err := river.NewClient(riverpgxv5.New(pool), &river.Config{
+		Schema: db.RiverSchema, Workers: workers, Logger: quiet(), FetchCooldown: bareCooldown, FetchPollInterval: bareCooldown,
+		Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: b.Workers}},
+	})
+	if err != nil {
+		return rate{}, err
+	}
+	params := make([]river.InsertManyParams, b.Jobs)
+	for i := range params {
+		params[i].Args = bareArgs{}
+	}
+	if _, err := client.InsertManyFast(ctx, params); err != nil {
+		return rate{}, err
+	}
+	started := time.Now()
+	if err := client.Start(ctx); err != nil {
+		return rate{}, err
+	}
+	defer func() { _ = client.Stop(ctx) }()
+	err = untilNone(ctx, pool, `select count(*) from river.river_job where kind = 'bare_noop' and state <> 'completed'`)
+	return rate{done: b.Jobs, elapsed: time.Since(started)}, err
+}
+
+// untilNone waits until a count is 0.
+func untilNone(ctx context.Context, pool *pgxpool.Pool, sql string) error {
+	const every, most = 20 * time.Millisecond, 5 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for {
+		var left int
+		if err := pool.QueryRow(ctx, sql).Scan(&left); err != nil || left == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d were left: %w", left, ctx.Err())
+		case <-time.After(every):
+		}
+	}
+}
+
+// runs works runs of one tenant against a model that answers at once.
+func (b benchWork) runs(ctx context.Context, h *benchHouse, posts bool) (rate, error) {
+	provider, err := scripted.NewProvider(scripted.ProviderConfig{Now: time.Now})
+	if err != nil {
+		return rate{}, err
+	}
+	defer func() { _ = provider.Close() }()
+	target, err := scripted.NewTarget(scripted.TargetConfig{Now: time.Now})
+	if err != nil {
+		return rate{}, err
+	}
+	defer func() { _ = target.Close() }()
+	targetURL, err := target.Listen("127.0.0.1:0")
+	if err != nil {
+		return rate{}, err
+	}
+	database, closeDB, err := h.open(ctx, db.WorkerRole, 32, "force_generic_plan")
+	if err != nil {
+		return rate{}, err
+	}
+	defer closeDB()
+	act := func(callback string) map[string]any {
+		if posts {
+			return map[string]any{"kind": "callback", "url": targetURL, "credential_id": callback}
+		}
+		return map[string]any{"kind": "none"}
+	}
+	automation, err := h.furnish(ctx, database, act, "live")
+	if err != nil {
+		return rate{}, err
+	}
+	if err := h.plant(ctx, database, automation, b.Runs); err != nil {
+		return rate{}, err
+	}
+	worker, closeWorker, err := b.worker(ctx, h, database, provider)
+	if err != nil {
+		return rate{}, err
+	}
+	defer closeWorker()
+	owner, err := pgxpool.New(ctx, h.url)
+	if err != nil {
+		return rate{}, err
+	}
+	defer owner.Close()
+	started := time.Now()
+	if err := worker.Start(ctx); err != nil {
+		return rate{}, err
+	}
+	defer func() { _ = worker.Stop(ctx) }()
+	err = untilNone(ctx, owner, `select count(*) from sluice.runs where finished_at is null`)
+	r := rate{done: b.Runs, elapsed: time.Since(started)}
+	if err != nil {
+		return r, err
+	}
+	var dead int
+	if err := owner.QueryRow(ctx, `select count(*) from sluice.runs where status <> 'done'`).Scan(&dead); err != nil || dead > 0 {
+		return r, fmt.Errorf("%d runs did not end as done: %w", dead, err)
+	}
+	return r, nil
+}
+
+func (b benchWork) worker(ctx context.Context, h *benchHouse, database *db.DB, provider *scripted.Provider) (*jobs.Worker, func(), error) {
+	pool, err := db.Open(ctx, db.PoolConfig{URL: h.url, Role: db.WorkerRole, ConnsMax: 16, PlanCacheMode: "force_custom_plan"})
+	if err != nil {
+		return nil, nil, err
+	}
+	door := outbound.New(outbound.Config{AllowLoopback: true})
+	const lease, sweep, timeout = 30 * time.Second, 5 * time.Second, time.Minute
+	worker, err := jobs.NewWorker(jobs.Deps{
+		DB: database, River: pool, Actions: action.New(door), Log: quiet(), Now: time.Now,
+		ProviderKeys: map[string]tenants.Secret{"scripted": tenants.NewSecret("scripted-bench-key")},
+		Models: llm.New(llm.Config{
+			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(timeout), BaseURL: provider.URL(), Now: time.Now})},
+			Timeout:   timeout, Now: time.Now,
+		}),
+		Lease: lease, SweepEvery: sweep, ModelTimeout: timeout, ActionTimeout: timeout, RunWorkers: b.Workers, ActionWorkers: b.Workers,
+		ShutdownTimeout: lease,
+	})
+	return worker, pool.Close, err
+}
+
+// plant keeps events with a run and a job each, as the intake does, many to a transaction.
+func (h *benchHouse) plant(ctx context.Context, d *db.DB, automation uuid.UUID, n int) error {
+	poster, err := jobs.NewPoster(quiet())
+	if err != nil {
+		return err
+	}
+	const batch = 200
+	for begin := 0; begin < n; begin += batch {
+		err := d.Tenant(ctx, h.tenant, func(tx db.TenantTx) error {
+			var posted []jobs.RunArgs
+			for range min(batch, n-begin) {
+				id := tenants.NewID()
+				if _, _, err := tx.EventInsert(ctx, db.EventNew{
+					Event: db.Event{
+						ID: id, EndpointID: h.endpoint, Source: "standard", SourceEventID: id.String(), Type: "contact.created", Verdicts: json.RawMessage(`[]`),
+					},
+					BodySHA256: id[:], Headers: json.RawMessage(`{}`), Body: payload(id.String()),
+				}); err != nil {
+					return err
+				}
+				run, err := tx.RunInsert(ctx, db.RunNew{
+					EventID: id, EndpointID: h.endpoint, AutomationID: automation, AutomationVersion: 1, Mode: "live", Priority: "routine",
+				})
+				if err != nil {
+					return err
+				}
+				posted = append(posted, jobs.RunArgs{TenantID: h.tenant, RunID: run})
+			}
+			return poster.PostRuns(ctx, tx.Pgx(), posted)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"sluice/db"
+	"sluice/db/embedded"
+	"sluice/migrations"
+	"sluice/scripted"
+	"sluice/tenants"
+)
+
+// What dev keeps, all below its directory.
+const (
+	devDatabase   = "sluice"
+	devEnvFile    = "dev.env"
+	devLogFile    = "sluice.log"
+	devKeyFile    = "master.key"
+	devModel      = "scripted/echo-1"
+	devFileMode   = 0o600
+	devDirMode    = 0o755
+	devStopWait   = 20 * time.Second
+	devProvider   = "provider.jsonl"
+	devTarget     = "target.jsonl"
+	devAPIPort    = 8080
+	devMetrics    = 9090
+	devTargetPort = 8787
+)
+
+// devCommand runs all of Sluice on this machine alone: Postgres, API, workers, a scripted model and a target for callbacks.
+type devCommand struct {
+	Dir     string `name:"dir" default:".sluice" help:"Where the database, keys, logs and dev.env are kept."`
+	NoDemo  bool   `name:"no-demo" help:"Makes the demo tenant, but sends no sample events."`
+	Version string `name:"postgres" default:"" help:"Postgres to run: 15, 16, 17, 18, or fetch for the one that is downloaded. Without it, the newest found."`
+}
+
+// dev is what a running `sluice dev` holds.
+type dev struct {
+	command  devCommand
+	config   Config
+	out      io.Writer
+	binDir   string
+	log      *os.File
+	cluster  *embedded.Cluster
+	provider *scripted.Provider
+	target   *scripted.Target
+	env      devEnv
+	stops    []func(context.Context)
+}
+
+// Run starts everything, shows the demo, and waits for a signal.
+func (c devCommand) Run(ctx context.Context, config *Config, std streams, lookup environment) (err error) {
+	ctx, again := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer again()
+	started := time.Now()
+	d := &dev{command: c, config: *config, out: std.out}
+	d.binDir, _ = lookup("SLUICE_POSTGRES_BIN")
+	if d.command.Dir, err = filepath.Abs(c.Dir); err != nil {
+		return fmt.Errorf("find %s: %w", c.Dir, err)
+	}
+	defer func() { d.stop() }()
+	for _, step := range []func(context.Context) error{d.startFiles, d.startPostgres, d.startStandIns, d.startSluice} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if err := d.startDemo(ctx); err != nil {
+		return err
+	}
+	if err := d.env.write(filepath.Join(d.command.Dir, devEnvFile)); err != nil {
+		return err
+	}
+	d.say("\nSluice is ready at %s after %.1f s. Docs: %s/docs", d.env.URL, time.Since(started).Seconds(), d.env.URL)
+	if !c.NoDemo {
+		d.showDemo(ctx)
+	}
+	d.hints()
+	select {
+	case <-ctx.Done():
+		again()
+		d.say("\nStopping: no new events, and what runs comes to its end ...")
+	case <-d.cluster.Done():
+		return errors.New("Postgres stopped by itself; its log is in " + filepath.Join(d.command.Dir, devLogFile))
+	}
+	return nil
+}
+
+func (d *dev) say(format string, a ...any) { fmt.Fprintf(d.out, format+"\n", a...) }
+
+// stop ends what was started, the last first.
+func (d *dev) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), devStopWait+d.config.ShutdownTimeout)
+	defer cancel()
+	for i := len(d.stops) - 1; i >= 0; i-- {
+		d.stops[i](ctx)
+	}
+	d.stops = nil
+}
+
+func (d *dev) onStop(fn func(context.Context)) { d.stops = append(d.stops, fn) }
+
+// startFiles makes the directory, the log and the master key.
+func (d *dev) startFiles(context.Context) error {
+	if err := os.MkdirAll(d.command.Dir, devDirMode); err != nil {
+		return fmt.Errorf("make %s: %w", d.command.Dir, err)
+	}
+	log, err := os.OpenFile(filepath.Join(d.command.Dir, devLogFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, devFileMode)
+	if err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	d.log = log
+	d.onStop(func(context.Context) { _ = log.Close() })
+	if len(d.config.MasterKey.bytes()) > 0 {
+		return nil
+	}
+	path := filepath.Join(d.command.Dir, devKeyFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		key := make([]byte, db.MasterKeyLen)
+		_, _ = rand.Read(key)
+		text = []byte(hex.EncodeToString(key))
+		err = os.WriteFile(path, text, devFileMode)
+	}
+	if err != nil {
+		return fmt.Errorf("keep the master key in %s: %w", path, err)
+	}
+	key, ok := parseMasterKey(strings.TrimSpace(string(text)))
+	if !ok {
+		return fmt.Errorf("%s: expected 32 bytes in hex", path)
+	}
+	d.config.MasterKey = key
+	return nil
+}
+
+// startPostgres runs the private cluster and migrates its database.
+func (d *dev) startPostgres(ctx context.Context) error {
+	cluster, err := embedded.Start(ctx, embedded.Config{
+		BinDir: d.binDir, Dir: filepath.Join(d.command.Dir, "postgres"), Durable: true, Log: d.log,
+		Version: d.command.Version, MaxConnections: 200,
+	})
+	if err != nil {
+		return err
+	}
+	d.cluster = cluster
+	d.onStop(func(context.Context) { _ = cluster.Stop(embedded.StopFast) })
+	if err := ensureDatabase(ctx, cluster.URL("postgres"), devDatabase); err != nil {
+		return err
+	}
+	url := cluster.URL(devDatabase)
+	if err := migrations.Up(ctx, url); err != nil {
+		return err
+	}
+	d.config.DatabaseURL, d.config.OwnerDatabaseURL = tenants.NewSecret(url), tenants.NewSecret(url)
+	d.env.OwnerDatabaseURL = url
+	d.say("Postgres %s runs on port %d; its data is in %s", cluster.Version(), cluster.Port(), cluster.DataDir())
+	return nil
+}
+
+func ensureDatabase(ctx context.Context, url, name string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fmt.Errorf("connect to the private Postgres: %w", err)
+	}
+	defer conn.Close(ctx)
+	var there bool
+	if err := conn.QueryRow(ctx, `select exists (select from pg_database where datname = $1)`, name).Scan(&there); err != nil || there {
+		return err
+	}
+	if _, err := conn.Exec(ctx, `create database `+pgx.Identifier{name}.Sanitize()); err != nil {
+		return fmt.Errorf("make database %s: %w", name, err)
+	}
+	return nil
+}
+
+// startStandIns starts the scripted model provider and the target of the demo's callbacks.
+func (d *dev) startStandIns(context.Context) error {
+	var err error
+	d.provider, err = scripted.NewProvider(scripted.ProviderConfig{JournalPath: filepath.Join(d.command.Dir, devProvider), Now: time.Now})
+	if err != nil {
+		return fmt.Errorf("start the scripted provider: %w", err)
+	}
+	d.onStop(func(context.Context) { _ = d.provider.Close() })
+	d.target, err = scripted.NewTarget(scripted.TargetConfig{Journal: filepath.Join(d.command.Dir, devTarget), Now: time.Now})
+	if err != nil {
+		return fmt.Errorf("start the target: %w", err)
+	}
+	d.onStop(func(context.Context) { _ = d.target.Close() })
+	// A target that is found at the same address after a restart lets what is still to be sent arrive.
+	d.env.TargetURL, err = d.target.Listen(freePort("127.0.0.1", devTargetPort))
+	if err != nil {
+		return fmt.Errorf("start the target: %w", err)
+	}
+	d.config.ScriptedURL = d.provider.URL()
+	d.env.ProviderURL, d.env.Model = d.provider.URL(), devModel
+	return nil
+}
+
+// freePort is host and wanted where that port is free, else host and any free port.
+func freePort(host string, wanted int) string {
+	address := net.JoinHostPort(host, fmt.Sprint(wanted))
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		if listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+			return address // what is wrong is said by whoever listens
+		}
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// startSluice starts the API and the workers in this process.
+func (d *dev) startSluice(ctx context.Context) error {
+	d.config.AllowLoopback = true
+	for _, address := range []struct {
+		value  *string
+		normal string
+		port   int
+	}{{&d.config.Listen, ":8080", devAPIPort}, {&d.config.MetricsListen, ":9090", devMetrics}} {
+		if *address.value != address.normal {
+			continue // set by the user, who is told if it is taken
+		}
+		// Development serves this machine alone.
+		*address.value = freePort("127.0.0.1", address.port)
+		if _, port, _ := net.SplitHostPort(*address.value); port != strconv.Itoa(address.port) {
+			d.say("Port %d is taken, so %s is used.", address.port, port)
+		}
+	}
+	if d.config.PublicURL == "" {
+		d.config.PublicURL = "http://" + d.config.Listen
+	}
+	running := context.WithoutCancel(ctx)
+	told, err := startTelemetry(running, d.config, streams{out: d.out, err: d.log})
+	if err != nil {
+		return err
+	}
+	d.onStop(func(ctx context.Context) { _ = told.Shutdown(ctx) })
+	slog.SetDefault(told.Logger())
+	worker, err := startWork(running, d.config, told)
+	if err != nil {
+		return err
+	}
+	d.onStop(func(ctx context.Context) { _ = worker.Stop(ctx) })
+	server, err := startServe(running, d.config, told)
+	if err != nil {
+		return err
+	}
+	d.onStop(func(ctx context.Context) { _ = server.Stop(ctx) })
+	watch, err := startProbes(running, d.config.MetricsListen, told, server.Ready(), worker.Ready())
+	if err != nil {
+		return err
+	}
+	d.onStop(func(context.Context) { watch.stop() })
+	d.env.URL = "http://" + server.Addr()
+	if watch.Addr() != "" {
+		d.env.MetricsURL = "http://" + watch.Addr() + "/metrics"
+	}
+	return nil
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"sluice/api/source"
+)
+
+// sendSecretEnv is where the signing secret is looked for if it is not on the command line.
+const sendSecretEnv = "SLUICE_SEND_SECRET"
+
+const (
+	sendTimeout  = 30 * time.Second // one delivery
+	sendBytesMax = 64 << 10         // what is shown of an answer
+	sendCountMax = 100_000
+)
+
+// sendCommand is a source: it signs a sample as the source would, and posts it.
+type sendCommand struct {
+	Source string `arg:"" optional:"" help:"The source, such as stripe."`
+	Event  string `arg:"" optional:"" help:"The type of one of its samples."`
+
+	URL          string        `name:"url" help:"The endpoint's URL, http://.../in/TOKEN."`
+	Secret       string        `name:"secret" help:"The endpoint's signing secret ($SLUICE_SEND_SECRET)."`
+	ID           string        `name:"id" help:"The event's id. With it, every delivery is of the same event."`
+	Body         string        `name:"body" help:"A file whose content is sent in place of the sample's body; - is the standard input." placeholder:"FILE"`
+	Settings     string        `name:"settings" help:"The endpoint's settings, as JSON, where the source has any." placeholder:"JSON"`
+	Count        int           `name:"count" default:"1" help:"How many deliveries to make, one after another."`
+	Every        time.Duration `name:"every" default:"0s" help:"The pause between two deliveries."`
+	BadSignature bool          `name:"bad-signature" help:"Change the body after it was signed."`
+}
+
+// Run lists the samples, or sends one.
+func (c *sendCommand) Run(ctx context.Context, std streams, lookup environment) error {
+	if c.Event == "" {
+		return listSamples(std.out, c.Source)
+	}
+	s, sample, err := findSample(c.Source, c.Event)
+	if err != nil {
+		return err
+	}
+	settings, err := c.check(s, lookup)
+	if err != nil {
+		return err
+	}
+	body := sample.Body
+	if c.Body != "" {
+		given, err := c.readBody(std.in)
+		if err != nil {
+			return err
+		}
+		body = func(string, time.Time) []byte { return given }
+	}
+	client := &http.Client{
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}, Timeout: sendTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	refused := 0
+	for i := range c.Count {
+		if i > 0 && c.Every > 0 {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(c.Every):
+			}
+		}
+		id := c.ID
+		if id == "" {
+			id = newSampleID()
+		}
+		at := time.Now().UTC()
+		ok, err := c.deliver(ctx, client, std.out, s, source.SignInput{
+			Method: http.MethodPost, URL: c.URL, Header: sample.Header, Body: body(id, at), Secret: c.Secret, ID: id, At: at, Settings: settings,
+		})
+		if err != nil {
+			return err
+		}
+		if !ok {
+			refused++
+		}
+	}
+	if refused > 0 {
+		return fmt.Errorf("%d of %d deliveries were not taken", refused, c.Count)
+	}
+	return nil
+}
+
+// check returns the settings, or every fault of the flags at once.
+func (c *sendCommand) check(s source.Source, lookup environment) (source.Settings, error) {
+	var faults []error
+	if c.Secret == "" {
+		c.Secret, _ = lookup(sendSecretEnv)
+	}
+	if c.Secret == "" {
+		faults = append(faults, fmt.Errorf("--secret (%s): is missing; expected the endpoint's signing secret", sendSecretEnv))
+	}
+	if !strings.HasPrefix(c.URL, "http://") && !strings.HasPrefix(c.URL, "https://") {
+		faults = append(faults, fmt.Errorf("--url: expected the endpoint's URL, http://.../in/TOKEN, got %q", c.URL))
+	}
+	if c.Count < 1 || c.Count > sendCountMax {
+		faults = append(faults, fmt.Errorf("--count: expected 1 to %d, got %d", sendCountMax, c.Count))
+	}
+	settings, wrong := s.ParseSettings(json.RawMessage(c.Settings))
+	for _, fault := range wrong {
+		faults = append(faults, fmt.Errorf("--settings: %s: %s", fault.Place, fault.Message))
+	}
+	if len(faults) > 0 {
+		return nil, usageError{errors.Join(faults...)}
+	}
+	if err := s.CheckSecret(c.Secret, settings); err != nil {
+		return nil, usage("--secret (%s): %w", sendSecretEnv, err)
+	}
+	return settings, nil
+}
+
+func (c *sendCommand) readBody(in io.Reader) ([]byte, error) {
+	if c.Body == "-" {
+		return io.ReadAll(in)
+	}
+	body, err := os.ReadFile(c.Body)
+	if err != nil {
+		return nil, usage("--body: %w", err)
+	}
+	return body, nil
+}
+
+// deliver makes one delivery and prints its answer on one line. It says whether the delivery was taken.
+func (c *sendCommand) deliver(ctx context.Context, client *http.Client, out io.Writer, s source.Source, in source.SignInput) (bool, error) {
+	header, err := s.Sign(in)
+	if err != nil {
+		return false, fmt.Errorf("sign: %w", err)
+	}
+	body := in.Body
+	if c.BadSignature {
+		body = append(bytes.Clone(body), '\n')
+	}
+	request, err := http.NewRequestWithContext(ctx, in.Method, in.URL, bytes.NewReader(body))
+	if err != nil {
+		return false, usage("--url: %w", err)
+	}
+	request.Header = header
+	began := time.Now()
+	response, err := client.Do(request)
+	if err != nil {
+		return false, fmt.Errorf("deliver: %w", err)
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, sendBytesMax))
+	if err != nil {
+		return false, fmt.Errorf("read the answer: %w", err)
+	}
+	_, err = fmt.Fprintf(out, "%s in %s: %s\n", response.Status, time.Since(began).Round(100*time.Microsecond), oneLine(answer))
+	return response.StatusCode/100 == 2, err
+}
+
+// oneLine makes one line of an answer, which a server chose.
+func oneLine(answer []byte) string {
+	return strings.Join(strings.FieldsFunc(string(bytes.ToValidUTF8(answer, []byte("?"))), func(r rune) bool { return r < ' ' || r == 0x7f }), " ")
+}
+
+func newSampleID() string {
+	random := make([]byte, 12)
+	_, _ = rand.Read(random) // never fails, as its documentation says
+	return "sample_" + hex.EncodeToString(random)
+}
+
+// findSample finds the sample of a source, or says which there are.
+func findSample(name, event string) (source.Source, source.Sample, error) {
+	s, known := source.Get(name)
+	if !known {
+		return s, source.Sample{}, usage("SOURCE: there is no source %q; there are: %s", name, strings.Join(sourceNames(), ", "))
+	}
+	i := slices.IndexFunc(s.Samples, func(sample source.Sample) bool { return sample.Type == event })
+	if i < 0 {
+		var types []string
+		for _, sample := range s.Samples {
+			types = append(types, sample.Type)
+		}
+		return s, source.Sample{}, usage("EVENT: %s has no sample %q; it has: %s", name, event, strings.Join(types, ", "))
+	}
+	return s, s.Samples[i], nil
+}
+
+func sourceNames() []string {
+	var names []string
+	for _, s := range source.All() {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// listSamples prints the samples of one source, or of all.
+func listSamples(out io.Writer, name string) error {
+	if _, known := source.Get(name); name != "" && !known {
+		return usage("SOURCE: there is no source %q; there are: %s", name, strings.Join(sourceNames(), ", "))
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SOURCE\tEVENT")
+	for _, s := range source.All() {
+		for _, sample := range s.Samples {
+			if name == "" || name == s.Name {
+				fmt.Fprintf(table, "%s\t%s\n", s.Name, sample.Type)
+			}
+		}
+	}
+	return table.Flush()
+}
