@@ -297,7 +297,8 @@ func (a *API) automationChange(ctx context.Context, tx db.TenantTx, row db.Autom
 	if err := json.Unmarshal(row.Spec, &merged); err != nil {
 		return change, fmt.Errorf("read automation %s: %w", row.ID, err)
 	}
-	merged["endpoint_id"], _ = json.Marshal(tenants.FormatID(tenants.EndpointPrefix, row.EndpointID)) // a text always writes
+	// An id is hex digits and an underscore: nothing in it is escaped.
+	merged["endpoint_id"] = json.RawMessage(`"` + tenants.FormatID(tenants.EndpointPrefix, row.EndpointID) + `"`)
 	for name, value := range patch {
 		if string(value) == "null" {
 			delete(merged, name)

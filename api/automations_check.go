@@ -47,7 +47,10 @@ func (d draft) withoutNulls() json.RawMessage {
 			delete(fields, name)
 		}
 	}
-	text, _ := json.Marshal(fields) // of texts that were read as JSON
+	text, err := json.Marshal(fields)
+	if err != nil { // cannot be: these are texts that were read as JSON
+		return d.raw
+	}
 	return text
 }
 
@@ -259,8 +262,9 @@ func (c *automationChecker) action(ctx context.Context, raw json.RawMessage) err
 		Kind         any `json:"kind"`
 		CredentialID any `json:"credential_id"`
 	}
-	if json.Unmarshal(raw, &named) != nil || c.faulty("action") || c.faulty("action.kind") {
-		return nil // Compile said so
+	_ = json.Unmarshal(raw, &named) // Compile says what is wrong with it
+	if c.faulty("action") || c.faulty("action.kind") {
+		return nil
 	}
 	kind, _ := named.Kind.(string)
 	connector, ok := c.api.deps.Actions.Get(kind)

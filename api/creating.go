@@ -35,7 +35,7 @@ type made[T versioned] struct {
 }
 
 // hash tells one request from another. The body counts as it was understood, not as it was spelled.
-func (c Creating) hash(body any) ([]byte, error) {
+func (c *Creating) hash(body any) ([]byte, error) {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("hash a request: %w", err)
@@ -45,7 +45,7 @@ func (c Creating) hash(body any) ([]byte, error) {
 }
 
 // once runs fn once for the request's Idempotency-Key, in the transaction of whoever calls it.
-func once[T versioned](c Creating, body any, fn func() (T, error), keep func(hash []byte, run func() ([]byte, error)) ([]byte, error)) (*made[T], error) {
+func once[T versioned](c *Creating, body any, fn func() (T, error), keep func(hash []byte, run func() ([]byte, error)) ([]byte, error)) (*made[T], error) {
 	out := &made[T]{}
 	if c.IdempotencyKey == "" {
 		v, err := fn()
@@ -82,7 +82,7 @@ func once[T versioned](c Creating, body any, fn func() (T, error), keep func(has
 func create[T versioned](ctx context.Context, a *API, by Caller, c Creating, body any, fn func(db.TenantTx) (T, error)) (*made[T], error) {
 	var out *made[T]
 	err := a.deps.DB.Tenant(ctx, by.TenantID, func(tx db.TenantTx) (err error) {
-		out, err = once(c, body, func() (T, error) { return fn(tx) }, func(hash []byte, run func() ([]byte, error)) ([]byte, error) {
+		out, err = once(&c, body, func() (T, error) { return fn(tx) }, func(hash []byte, run func() ([]byte, error)) ([]byte, error) {
 			return tx.Once(ctx, c.IdempotencyKey, hash, run)
 		})
 		return err
@@ -95,7 +95,7 @@ func createAsOperator[T versioned](ctx context.Context, a *API, c Creating, body
 	var out *made[T]
 	err := a.deps.DB.System(ctx, func(tx db.SystemTx) (err error) {
 		var id uuid.UUID
-		out, err = once(c, body, func() (v T, err error) { id, v, err = fn(tx); return v, err },
+		out, err = once(&c, body, func() (v T, err error) { id, v, err = fn(tx); return v, err },
 			func(hash []byte, run func() ([]byte, error)) ([]byte, error) {
 				return tx.Once(ctx, c.IdempotencyKey, hash, func() (uuid.UUID, []byte, error) {
 					answer, err := run()

@@ -144,6 +144,7 @@ func (a *API) fault(ctx context.Context, err error) error {
 
 // humaErrorsAreOurs makes Huma's own errors Problems, once for the process: Huma has one variable for all of its APIs.
 var humaErrorsAreOurs = sync.OnceFunc(func() {
+	huma.DefaultArrayNullable = false // a list of ours is empty, and never null
 	huma.NewError = func(status int, detail string, errs ...error) huma.StatusError {
 		return humaProblem(status, detail, errs)
 	}

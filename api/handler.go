@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -156,14 +157,12 @@ func writeProblem(w http.ResponseWriter, err error) {
 	if !ok {
 		p = problemInternal("")
 	}
-	for name, values := range p.header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), p.header)
 	w.Header().Set("Content-Type", problemType)
 	w.WriteHeader(p.Status)
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
-	_ = encoder.Encode(p) // to a connection that is gone there is nothing to say
+	_ = encoder.Encode(p) //nolint:errchkjson // to a connection that is gone there is nothing to say
 }
 
 func (a *API) panicked(ctx context.Context, w *answerWriter, thrown any) {

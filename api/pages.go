@@ -30,7 +30,7 @@ type listed[T any] struct{ Body List[T] }
 var errCursor = "expected the next_cursor of the page before"
 
 // text is what a cursor holds; "" at the beginning.
-func (p Page) text() (string, error) {
+func (p *Page) text() (string, error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(p.Cursor)
 	if err != nil {
 		return "", invalidAt("query.cursor", errCursor)
@@ -39,7 +39,7 @@ func (p Page) text() (string, error) {
 }
 
 // rows is the page for the database, one row longer than asked, to see whether there is another page.
-func (p Page) rows() (db.Page, error) {
+func (p *Page) rows() (db.Page, error) {
 	text, err := p.text()
 	if err != nil {
 		return db.Page{}, err

@@ -54,7 +54,7 @@ func rejectionCursor(r db.Rejection) string {
 	return r.Minute.UTC().Format(time.RFC3339) + "|" + r.EndpointID.String() + "|" + r.Reason
 }
 
-func rejectionPage(p Page) (db.RejectionPage, error) {
+func rejectionPage(p *Page) (db.RejectionPage, error) {
 	page := db.RejectionPage{Limit: p.Limit + 1}
 	text, err := p.text()
 	if err != nil || text == "" {
@@ -74,7 +74,7 @@ func rejectionPage(p Page) (db.RejectionPage, error) {
 }
 
 func (a *API) rejectionList(ctx context.Context, in *rejectionListInput) (*listed[Rejection], error) {
-	page, err := rejectionPage(in.Page)
+	page, err := rejectionPage(&in.Page)
 	if err != nil {
 		return nil, err
 	}

@@ -81,11 +81,11 @@ func register[I, O any](a *API, who class, op huma.Operation, handler func(conte
 	}
 	op.Extensions = map[string]any{"x-sluice-role": string(who)}
 	op.MaxBodyBytes = bodyBytesMax
-	switch {
-	case who == public:
-	case who == operator:
+	switch who {
+	case public:
+	case operator:
 		op.Security = []map[string][]string{{operatorScheme: {}}}
-	case who == anyKey:
+	case anyKey:
 		op.Security = []map[string][]string{{tenantScheme: {}}, {operatorScheme: {}}}
 	default:
 		op.Security = []map[string][]string{{tenantScheme: {}}}

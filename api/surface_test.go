@@ -113,7 +113,7 @@ func TestIdempotency(t *testing.T) {
 	endpoint := b.endpoint(of).text("id")
 	for name, c := range map[string]struct {
 		key, path   string
-		body, else_ any
+		body, other any
 	}{
 		"tenants":     {b.operator, "/v1/tenants", map[string]any{"name": "One"}, map[string]any{"name": "Two"}},
 		"keys":        {of.admin, "/v1/keys", map[string]any{"name": "a", "role": "viewer"}, map[string]any{"name": "a", "role": "admin"}},
@@ -142,7 +142,7 @@ func TestIdempotency(t *testing.T) {
 				}
 			}
 			require.Equal(t, len(all)-1, replayed)
-			b.call(c.key, "POST", c.path, c.else_, "Idempotency-Key", "once "+name).refused(422, "idempotency.key_reused")
+			b.call(c.key, "POST", c.path, c.other, "Idempotency-Key", "once "+name).refused(422, "idempotency.key_reused")
 			require.NotEqual(t, string(first.body), string(b.call(c.key, "POST", c.path, c.body, "Idempotency-Key", "twice "+name).is(201).body))
 		})
 	}
@@ -159,6 +159,13 @@ func TestIdempotency(t *testing.T) {
 		theirs := b.call(other.admin, "POST", "/v1/keys", body, "Idempotency-Key", "shared").is(201)
 		require.NotEqual(t, mine.text("secret"), theirs.text("secret"))
 		require.Empty(t, theirs.header.Get("Idempotency-Replayed"))
+	})
+	t.Run("the same body for another path", func(t *testing.T) {
+		t.Parallel()
+		second := b.endpoint(of).text("id")
+		b.call(of.editor, "POST", "/v1/endpoints/"+endpoint+"/secrets", map[string]any{"overlap": "0s"}, "Idempotency-Key", "paths").is(201)
+		b.call(of.editor, "POST", "/v1/endpoints/"+second+"/secrets", map[string]any{"overlap": "0s"}, "Idempotency-Key", "paths").
+			refused(422, "idempotency.key_reused")
 	})
 	t.Run("a key that is none", func(t *testing.T) {
 		t.Parallel()

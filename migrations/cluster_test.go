@@ -41,6 +41,8 @@ func TestOnAFreshCluster(t *testing.T) {
 		errs := make(chan error, 2*databases)
 		for i := range databases {
 			exec(t, admin, fmt.Sprintf(`create database d%d owner migrator`, i))
+		}
+		for i := range databases {
 			for range 2 {
 				go func() { errs <- migrations.Up(t.Context(), database(t, server, login, password, fmt.Sprint("d", i))) }()
 			}

@@ -110,20 +110,31 @@ func startProbes(ctx context.Context, listen string, told *telemetry.Telemetry, 
 	return p, nil
 }
 
+// A probeAnswer is how the process is.
+type probeAnswer struct {
+	Status  string `json:"status"`
+	Reason  string `json:"reason,omitempty"`
+	Version string `json:"version"`
+}
+
 // answerProbe says how the process is. The reason is one word or two for what an operator may see: whatever else an error says is logged.
 func answerProbe(w http.ResponseWriter, status int, word string, reason error) {
-	body := map[string]string{"status": word, "version": version}
+	body := probeAnswer{Status: word, Version: version}
 	switch {
 	case reason == nil:
 	case errors.Is(reason, errDraining):
-		body["reason"] = errDraining.Error()
+		body.Reason = errDraining.Error()
 	default:
-		body["reason"] = "the database does not answer, or its schema is not the one this binary needs"
+		body.Reason = "the database does not answer, or its schema is not the one this binary needs"
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	text, err := json.Marshal(body)
+	if err != nil {
+		status = http.StatusInternalServerError
+	}
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body)
+	_, _ = w.Write(text)
 }
 
 // Addr is where they listen, "" if nowhere.
