@@ -114,7 +114,8 @@ func fail(std streams, code int, err error) int {
 	if errors.Is(err, errSilent) {
 		return code
 	}
-	for line := range strings.Lines(err.Error()) {
+	// What begins with a tab goes on with the line before it: so the driver lists the addresses that it tried.
+	for line := range strings.Lines(strings.ReplaceAll(err.Error(), "\n\t", " ")) {
 		if line = strings.TrimSpace(line); line != "" {
 			fmt.Fprintf(std.err, "sluice: %s\n", line)
 		}

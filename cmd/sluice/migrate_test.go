@@ -54,6 +54,7 @@ func TestMigrate(t *testing.T) {
 	code, _, err = sluice(t, env{"DATABASE_URL": "postgres://sluice:c4n4ry@127.0.0.1:1/sluice"}, "migrate", "status")
 	require.Equal(t, 1, code)
 	require.NotContains(t, err, "c4n4ry")
+	require.Equal(t, 1, strings.Count(err, "\n"), err)
 }
 
 func TestOperatorKey(t *testing.T) {
