@@ -33,6 +33,9 @@ type Deps struct {
 	Ready func(context.Context) error
 }
 
+// contractVersion is the version of the API, as its paths have it; it is not the binary's.
+const contractVersion = "1"
+
 // API is the HTTP face, ready to be served.
 type API struct {
 	deps   Deps
@@ -47,7 +50,7 @@ type API struct {
 func New(deps Deps) *API {
 	humaErrorsAreOurs()
 	a := &API{deps: deps, routes: newRoutes()}
-	a.huma = newHuma(a.routes, deps.Version)
+	a.huma = newHuma(a.routes)
 	a.intake = newIntake(deps)
 
 	// The surface, in one screen.
@@ -87,8 +90,8 @@ func (a *API) Close(ctx context.Context) { a.intake.Close(ctx) }
 // bodyBytesMax bounds the body of every request but a delivery; more is a 413.
 const bodyBytesMax = 1 << 20
 
-func newHuma(mux *routes, version string) huma.API {
-	config := huma.DefaultConfig("Sluice", version)
+func newHuma(mux *routes) huma.API {
+	config := huma.DefaultConfig("Sluice", contractVersion)
 	config.Info.Description = "Webhooks in, acts of an AI out: at the pace, the price and the degree of trust that each tenant has set."
 	// The document and the page are served by registerDocuments, without links to anywhere.
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil

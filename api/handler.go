@@ -56,6 +56,8 @@ func (a *API) Handler() http.Handler {
 			return r.Method + " unmatched"
 		}
 		return r.Pattern
+	}), otelhttp.WithPublicEndpointFn(func(*http.Request) bool {
+		return true // a stranger's trace is linked, and decides neither our trace id nor whether it is kept
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := a.deps.Now()

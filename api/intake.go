@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	// intakeDatabaseTimeout bounds what a delivery may wait for the database, so that a 503 comes within 2 s.
-	intakeDatabaseTimeout = 1600 * time.Millisecond
-	// commitReadTimeout bounds the second look after a commit whose end is not known; it comes on top.
+	// intakeDatabaseTimeout bounds what a delivery may wait for the database in all, so that a 503 comes within 2 s. What a slow sender takes for
+	// its body does not count.
+	intakeDatabaseTimeout = 1800 * time.Millisecond
+	// commitReadTimeout is held back of it for a second look after a commit whose end is not known.
 	commitReadTimeout = 300 * time.Millisecond
 	// retryAfterSeconds is what a source that heeds it is told when the database is away.
 	retryAfterSeconds = 5
@@ -74,6 +75,8 @@ type delivery struct {
 	settings source.Settings
 	request  source.Request
 	secret   db.OpenSecret
+	// left is what the delivery may still wait for the database.
+	left time.Duration
 }
 
 // intakeAnswer is what a delivery is answered with after the commit.
@@ -98,6 +101,7 @@ func (in *intake) serve(w http.ResponseWriter, r *http.Request, receivedAt time.
 	d := delivery{request: source.Request{Method: r.Method, Header: r.Header, ReceivedAt: receivedAt}}
 	token := r.PathValue("token")
 	found, err := in.find(r.Context(), token)
+	d.left = intakeDatabaseTimeout - in.now().Sub(receivedAt)
 	switch {
 	case errors.Is(err, db.ErrNotFound):
 		return "", in.answer(w, r, http.StatusNotFound, "endpoint.unknown", "There is no endpoint at this address.")
@@ -156,7 +160,8 @@ func (in *intake) find(ctx context.Context, token string) (found db.EndpointFoun
 	if len(token) != tokenLen {
 		return found, db.ErrNotFound
 	}
-	ctx, cancel := context.WithTimeout(ctx, intakeDatabaseTimeout)
+	// Some of the time is left for the transaction, or there is no use in going on.
+	ctx, cancel := context.WithTimeout(ctx, intakeDatabaseTimeout/2)
 	defer cancel()
 	err = in.db.System(ctx, func(tx db.SystemTx) error {
 		found, err = tx.EndpointFind(ctx, token)
@@ -195,11 +200,13 @@ func (in *intake) keep(w http.ResponseWriter, r *http.Request, d *delivery, even
 		in.refuse(r, d, "payload.malformed", "The payload cannot be read.")
 		return in.answer(w, r, http.StatusBadRequest, "payload.malformed", "The payload cannot be read: "+err.Error())
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), intakeDatabaseTimeout-min(in.now().Sub(d.request.ReceivedAt), intakeDatabaseTimeout/2))
+	begun := in.now()
+	ctx, cancel := context.WithTimeout(r.Context(), d.left-commitReadTimeout)
 	defer cancel()
 	answers := make([]intakeAnswer, len(fresh))
 	err = in.db.Tenant(ctx, d.endpoint.TenantID, func(tx db.TenantTx) error { return in.insert(ctx, tx, d, fresh, answers) })
 	if errors.Is(err, db.ErrCommitUnknown) {
+		d.left -= in.now().Sub(begun)
 		err = in.readAgain(r.Context(), d, fresh, answers)
 	}
 	if err != nil {
@@ -363,7 +370,7 @@ func (in *intake) insert(ctx context.Context, tx db.TenantTx, d *delivery, fresh
 
 // readAgain finds out what became of a commit whose answer was lost: only what stands is acked.
 func (in *intake) readAgain(ctx context.Context, d *delivery, fresh []freshEvent, answers []intakeAnswer) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitReadTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(d.left, commitReadTimeout))
 	defer cancel()
 	return in.db.Tenant(ctx, d.endpoint.TenantID, func(tx db.TenantTx) error {
 		for i, f := range fresh {

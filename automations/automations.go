@@ -52,6 +52,7 @@ type Spec struct {
 	MaxOutputTokens int             `json:"max_output_tokens"` // 1 to 32000; 0 means 1024
 	Action          json.RawMessage `json:"action"`            // an object with a string kind; body is Liquid over event, payload and output
 	Mode            string          `json:"mode"`              // "shadow" or "live"; "" means shadow
+	CredentialID    string          `json:"credential_id"`     // of the provider's kind, whose key pays; "" means the tenant's newest, else the operator's
 	Priority        string          `json:"priority"`          // "urgent", "routine", or CEL that answers one of them; "" means routine
 }
 

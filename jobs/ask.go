@@ -149,7 +149,7 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 	var price llm.Price
 	estimate := llm.EstimateTokens(system + user + string(spec.OutputSchema))
 	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
-		key, credentialID, p.owner, err = w.keyOf(ctx, tx, provider)
+		key, credentialID, p.owner, err = w.keyOf(ctx, tx, provider, spec.CredentialID)
 		if err != nil {
 			return err
 		}
@@ -182,9 +182,18 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 
 var errNoKey = errors.New("no api key")
 
-// keyOf finds the key to call a provider with: the tenant's newest credential of that kind, else the operator's.
-func (w *runWorker) keyOf(ctx context.Context, tx db.TenantTx, provider string) (tenants.Secret, *uuid.UUID, string, error) {
-	credential, err := tx.CredentialOfKind(ctx, provider)
+// keyOf finds the key to call a provider with: the credential that the automation names, else the tenant's newest of that kind, else the
+// operator's. A named one that was deleted is not replaced by another: somebody else would pay.
+func (w *runWorker) keyOf(ctx context.Context, tx db.TenantTx, provider, named string) (tenants.Secret, *uuid.UUID, string, error) {
+	var credential db.Credential
+	var err error
+	if id, ok := tenants.ParseID(tenants.CredentialPrefix, named); ok {
+		if credential, err = tx.CredentialGet(ctx, id); errors.Is(err, db.ErrNotFound) {
+			return tenants.Secret{}, nil, "", errNoKey
+		}
+	} else {
+		credential, err = tx.CredentialOfKind(ctx, provider)
+	}
 	if err == nil {
 		secret, err := tx.CredentialSecret(ctx, credential.ID)
 		return secret, &credential.ID, credential.ID.String(), err

@@ -5,6 +5,7 @@ package jobs
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 	"github.com/riverqueue/rivercontrib/otelriver"
+	"go.opentelemetry.io/otel/propagation"
 
 	"sluice/db"
 )
@@ -64,7 +66,7 @@ type Poster struct{ client *river.Client[pgx.Tx] }
 func NewPoster(log *slog.Logger) (*Poster, error) {
 	// Without a pool the driver can do nothing outside the transactions it is given.
 	client, err := river.NewClient(riverpgxv5.New((*pgxpool.Pool)(nil)), &river.Config{
-		Logger: log, Schema: db.RiverSchema, Plugins: []rivertype.Plugin{tracing()},
+		Logger: log, Schema: db.RiverSchema, Plugins: tracing(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make River's client for adding jobs: %w", err)
@@ -97,7 +99,27 @@ func post[T river.JobArgs](ctx context.Context, client *river.Client[pgx.Tx], tx
 	return nil
 }
 
-// tracing carries the trace from whoever adds a job to whoever works it.
-func tracing() *otelriver.Middleware {
-	return otelriver.NewMiddleware(&otelriver.MiddlewareConfig{EnableTracePropagation: true, EnableWorkSpanJobKindSuffix: true})
+// tracing carries the trace of whoever adds a job to whoever works it. otelriver only links the two; continued makes the work a child, so that
+// an event has one trace from the door to the target.
+func tracing() []rivertype.Plugin {
+	return []rivertype.Plugin{
+		&continued{},
+		otelriver.NewMiddleware(&otelriver.MiddlewareConfig{EnableTracePropagation: true, EnableWorkSpanJobKindSuffix: true}),
+	}
+}
+
+// continued puts a job's work into the trace that its metadata names.
+type continued struct{ river.MiddlewareDefaults }
+
+// Work continues the trace. Metadata that cannot be read begins a new one.
+func (*continued) Work(ctx context.Context, job *rivertype.JobRow, next func(context.Context) error) error {
+	var carrier propagation.MapCarrier
+	var fields struct {
+		Parent string `json:"traceparent"`
+		State  string `json:"tracestate"`
+	}
+	if json.Unmarshal(job.Metadata, &fields) == nil {
+		carrier = propagation.MapCarrier{"traceparent": fields.Parent, "tracestate": fields.State}
+	}
+	return next(propagation.TraceContext{}.Extract(ctx, carrier))
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
-	"github.com/riverqueue/river/rivertype"
 
 	"sluice/db"
 	"sluice/jobs/action"
@@ -88,7 +87,7 @@ func NewWorker(d Deps) (*Worker, error) {
 	})
 	jobTimeout := max(d.ModelTimeout, d.ActionTimeout) + jobMargin
 	client, err := river.NewClient(riverpgxv5.New(d.River), &river.Config{
-		Schema: db.RiverSchema, Logger: d.Log, Workers: kinds, Plugins: []rivertype.Plugin{tracing()},
+		Schema: db.RiverSchema, Logger: d.Log, Workers: kinds, Plugins: tracing(),
 		Queues: map[string]river.QueueConfig{
 			runQueue: {MaxWorkers: d.RunWorkers}, actionQueue: {MaxWorkers: d.ActionWorkers},
 		},

@@ -10,9 +10,6 @@ import (
 	"sluice/jobs/outbound"
 )
 
-// contractVersion is the version of the API, as its paths have it; it is not the binary's.
-const contractVersion = "1"
-
 // openAPICommand prints the description of the API. It needs neither a database nor a configuration.
 type openAPICommand struct{}
 
@@ -20,7 +17,7 @@ type openAPICommand struct{}
 func (openAPICommand) Run(std streams) error {
 	face := api.New(api.Deps{
 		Actions: action.New(outbound.New(outbound.Config{})), Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		PublicURL: "http://localhost:8080", Version: contractVersion,
+		PublicURL: "http://localhost:8080", Version: version,
 	})
 	document, err := face.OpenAPI()
 	if err != nil {
