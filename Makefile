@@ -31,7 +31,12 @@ lint: ## Check format, vet and the linters of .golangci.yml.
 	$(STATIC) $(TOOL) golangci-lint run
 
 .PHONY: bench
-bench: ## Run the benchmarks; compare two runs with `go tool -modfile=tools/go.mod benchstat`.
+bench: build ## Measure intake and work here, each beside a yardstick of the same run.
+	bin/sluice bench intake
+	bin/sluice bench work
+
+.PHONY: bench/go
+bench/go: ## Run the Go benchmarks; compare two runs with `go tool -modfile=tools/go.mod benchstat`.
 	go test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: openapi

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -134,9 +135,7 @@ func (in *intake) serve(w http.ResponseWriter, r *http.Request, receivedAt time.
 	}
 	if d.source.Handshake != nil {
 		if a := d.source.Handshake(d.request, d.secret.Text.Reveal(), d.settings); a != nil {
-			for k, values := range a.Header {
-				w.Header()[k] = values
-			}
+			maps.Copy(w.Header(), a.Header)
 			w.WriteHeader(a.Status)
 			_, _ = w.Write(a.Body)
 			return name, "handshake"
@@ -145,8 +144,7 @@ func (in *intake) serve(w http.ResponseWriter, r *http.Request, receivedAt time.
 	events, err := d.source.Events(d.request, d.settings)
 	if err != nil {
 		reason, detail := "payload.malformed", "The payload cannot be read."
-		var refusal *source.Refusal
-		if errors.As(err, &refusal) {
+		if refusal, ok := errors.AsType[*source.Refusal](err); ok {
 			reason, detail = refusal.Reason, refusal.Detail
 		}
 		in.refuse(r, &d, reason, detail)
@@ -186,8 +184,7 @@ func (in *intake) verify(d *delivery) *source.Refusal {
 		d.secret = d.endpoint.Secrets[matched]
 		return nil
 	}
-	var refusal *source.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*source.Refusal](err); ok {
 		return refusal
 	}
 	return &source.Refusal{Reason: "signature.mismatch", Detail: "The signature does not match."}
@@ -220,7 +217,8 @@ func (in *intake) keep(w http.ResponseWriter, r *http.Request, d *delivery, even
 	if len(answers) > 1 {
 		answer.Events = answers
 	}
-	writeJSON(w, http.StatusOK, answer)
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer) //nolint:errchkjson // the source may have gone
 	for i, e := range fresh {
 		in.log.InfoContext(r.Context(), "event "+outcome, "tenant_id", tenants.FormatID(tenants.TenantPrefix, d.endpoint.TenantID),
 			"event_id", answers[i].EventID, "source", e.event.Source, "type", e.event.Type, "received_at", d.request.ReceivedAt,
@@ -335,7 +333,7 @@ func (in *intake) ask(d *delivery, f *freshEvent, payload any) {
 		}
 		verdicts = append(verdicts, v)
 	}
-	f.event.Verdicts, _ = json.Marshal(verdicts)
+	f.event.Verdicts, _ = json.Marshal(verdicts) //nolint:errchkjson // texts, numbers and booleans always marshal
 }
 
 // insert is the one transaction: events, runs and jobs.
@@ -399,16 +397,18 @@ func (in *intake) away(w http.ResponseWriter, r *http.Request, err error) string
 // answer writes a problem document.
 func (in *intake) answer(w http.ResponseWriter, _ *http.Request, status int, code, detail string) string {
 	w.Header().Set("Content-Type", "application/problem+json")
-	body, _ := json.Marshal(map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "code": code, "detail": detail})
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n'))
+	_ = json.NewEncoder(w).Encode(refusalAnswer{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}) //nolint:errchkjson // the source may have gone
 	return code
 }
 
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v)
+// refusalAnswer is the problem document (RFC 9457) of a delivery that was not taken.
+type refusalAnswer struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Code   string `json:"code"`
+	Detail string `json:"detail"`
 }
 
 // Close writes the counts that are still in memory.

@@ -42,7 +42,8 @@ type benchHouse struct {
 	token    string
 }
 
-const benchSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" //nolint:gosec // a published example, of a database that lives for the measurement
+// benchSecret is the example of the Standard Webhooks specification.
+const benchSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 func newBenchHouse(ctx context.Context, lookup environment) (*benchHouse, error) {
 	dir, err := os.MkdirTemp("", "sluice-bench-")

@@ -105,12 +105,12 @@ func bareTransaction(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // serve starts the API on loopback.
-func (h *benchHouse) serve(_ context.Context, database *db.DB) (string, func(), error) {
+func (h *benchHouse) serve(ctx context.Context, database *db.DB) (string, func(), error) {
 	poster, err := jobs.NewPoster(quiet())
 	if err != nil {
 		return "", nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -107,8 +108,8 @@ func (d *dev) say(format string, a ...any) { fmt.Fprintf(d.out, format+"\n", a..
 func (d *dev) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), devStopWait+d.config.ShutdownTimeout)
 	defer cancel()
-	for i := len(d.stops) - 1; i >= 0; i-- {
-		d.stops[i](ctx)
+	for _, stop := range slices.Backward(d.stops) {
+		stop(ctx)
 	}
 	d.stops = nil
 }
@@ -189,7 +190,7 @@ func ensureDatabase(ctx context.Context, url, name string) error {
 }
 
 // startStandIns starts the scripted model provider and the target of the demo's callbacks.
-func (d *dev) startStandIns(context.Context) error {
+func (d *dev) startStandIns(ctx context.Context) error {
 	var err error
 	d.provider, err = scripted.NewProvider(scripted.ProviderConfig{JournalPath: filepath.Join(d.command.Dir, devProvider), Now: time.Now})
 	if err != nil {
@@ -202,7 +203,7 @@ func (d *dev) startStandIns(context.Context) error {
 	}
 	d.onStop(func(context.Context) { _ = d.target.Close() })
 	// A target that is found at the same address after a restart lets what is still to be sent arrive.
-	d.env.TargetURL, err = d.target.Listen(freePort("127.0.0.1", devTargetPort))
+	d.env.TargetURL, err = d.target.Listen(freePort(ctx, "127.0.0.1", devTargetPort))
 	if err != nil {
 		return fmt.Errorf("start the target: %w", err)
 	}
@@ -212,11 +213,12 @@ func (d *dev) startStandIns(context.Context) error {
 }
 
 // freePort is host and wanted where that port is free, else host and any free port.
-func freePort(host string, wanted int) string {
+func freePort(ctx context.Context, host string, wanted int) string {
+	var listen net.ListenConfig
 	address := net.JoinHostPort(host, fmt.Sprint(wanted))
-	listener, err := net.Listen("tcp", address)
+	listener, err := listen.Listen(ctx, "tcp", address)
 	if err != nil {
-		if listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+		if listener, err = listen.Listen(ctx, "tcp", net.JoinHostPort(host, "0")); err != nil {
 			return address // what is wrong is said by whoever listens
 		}
 	}
@@ -236,7 +238,7 @@ func (d *dev) startSluice(ctx context.Context) error {
 			continue // set by the user, who is told if it is taken
 		}
 		// Development serves this machine alone.
-		*address.value = freePort("127.0.0.1", address.port)
+		*address.value = freePort(ctx, "127.0.0.1", address.port)
 		if _, port, _ := net.SplitHostPort(*address.value); port != strconv.Itoa(address.port) {
 			d.say("Port %d is taken, so %s is used.", address.port, port)
 		}

@@ -242,19 +242,19 @@ func (d *dev) showSample(ctx context.Context, name, event, url, secret string) e
 		return err
 	}
 	for _, m := range story.Timeline {
-		text := m.What
+		parts := []string{m.What}
 		if m.Status != 0 {
-			text += fmt.Sprintf(" %d", m.Status)
+			parts[0] += fmt.Sprintf(" %d", m.Status)
 		}
 		for _, more := range []string{m.Reason, m.Detail} {
 			if more != "" {
-				text += " · " + more
+				parts = append(parts, more)
 			}
 		}
 		if m.CostUSD != "" {
-			text += " · $" + m.CostUSD
+			parts = append(parts, "$"+m.CostUSD)
 		}
-		d.say("  %s  %s", m.At.Local().Format("15:04:05.000"), text)
+		d.say("  %s  %s", m.At.Local().Format("15:04:05.000"), strings.Join(parts, " · "))
 	}
 	d.say("  → %s It cost $%s.", story.Summary, story.CostUSD)
 	return nil
@@ -283,7 +283,7 @@ func sendSample(ctx context.Context, name, event, url, secret string) (sampleAns
 		return sampleAnswer{}, fmt.Errorf("deliver: %w", err)
 	}
 	request.Header = header
-	response, err := http.DefaultClient.Do(request)
+	response, err := (&http.Client{Timeout: sendTimeout}).Do(request)
 	if err != nil {
 		return sampleAnswer{}, fmt.Errorf("deliver: %w", err)
 	}
@@ -329,7 +329,7 @@ func (d *dev) story(ctx context.Context, eventID string) (demoStory, error) {
 		const pollEvery = 50 * time.Millisecond
 		select {
 		case <-ctx.Done():
-			return story, nil //nolint:nilerr // the story so far is worth more than that it is not over
+			return story, nil // the story so far is worth more than that it is not over
 		case <-time.After(pollEvery):
 		}
 	}
