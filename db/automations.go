@@ -160,19 +160,8 @@ func (tx TenantTx) AutomationVersionGet(ctx context.Context, id uuid.UUID, versi
 	return one[AutomationVersion](ctx, tx.tx, automationVersionGetSQL, tx.with(args{"automation_id": id, "version": version}))
 }
 
-const automationActiveSQL = `
-select ` + automationVersionColumns + ` from sluice.automations a
-join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
-where a.tenant_id = @tenant_id and a.endpoint_id = @endpoint_id and a.deleted_at is null and a.enabled
-order by a.id limit @limit`
-
 // AutomationsMax bounds the automations of one endpoint: each may make a run of an event.
 const AutomationsMax = 50
-
-// AutomationActive reads the newest version of each enabled automation of an endpoint.
-func (tx TenantTx) AutomationActive(ctx context.Context, endpointID uuid.UUID) ([]AutomationVersion, error) {
-	return many[AutomationVersion](ctx, tx.tx, automationActiveSQL, tx.with(args{"endpoint_id": endpointID, "limit": AutomationsMax}))
-}
 
 const automationCountSQL = `
 select count(*) from sluice.automations where tenant_id = @tenant_id and endpoint_id = @endpoint_id and deleted_at is null`

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"sluice/tenants"
 )
@@ -112,6 +114,9 @@ type EndpointSecret struct {
 	LastUsedAt *time.Time
 }
 
+// endpointSecretsTable is what a sealed signing secret is bound to.
+const endpointSecretsTable = "endpoint_secrets"
+
 const endpointSecretColumns = `tenant_id, id, endpoint_id, last4, created_at, expires_at, last_used_at`
 
 const endpointSecretInsertSQL = `
@@ -121,7 +126,7 @@ returning ` + endpointSecretColumns
 // EndpointSecretInsert seals and keeps a signing secret.
 func (tx TenantTx) EndpointSecretInsert(ctx context.Context, endpointID uuid.UUID, secret tenants.Secret) (EndpointSecret, error) {
 	id := tenants.NewID()
-	sealed, err := tx.seal(ctx, "endpoint_secrets", id.String(), secret)
+	sealed, err := tx.seal(ctx, endpointSecretsTable, id.String(), secret)
 	if err != nil {
 		return EndpointSecret{}, err
 	}
@@ -173,10 +178,6 @@ func (tx TenantTx) EndpointSecretTouch(ctx context.Context, id uuid.UUID) error 
 	return err
 }
 
-const endpointSecretSealedSQL = `
-select id, sealed, last_used_at from sluice.endpoint_secrets
-where tenant_id = @tenant_id and endpoint_id = @endpoint_id and (expires_at is null or expires_at > now()) order by id desc limit @limit`
-
 // OpenSecret is a signing secret, opened.
 type OpenSecret struct {
 	ID         uuid.UUID
@@ -190,15 +191,27 @@ type sealedSecret struct {
 	LastUsedAt *time.Time
 }
 
+const endpointSecretSealedSQL = `
+select id, sealed, last_used_at from sluice.endpoint_secrets
+where tenant_id = @tenant_id and endpoint_id = @endpoint_id and (expires_at is null or expires_at > now()) order by id desc limit @limit`
+
 // EndpointSecrets opens the secrets that are good, newest first.
 func (tx TenantTx) EndpointSecrets(ctx context.Context, endpointID uuid.UUID) ([]OpenSecret, error) {
 	rows, err := many[sealedSecret](ctx, tx.tx, endpointSecretSealedSQL, tx.with(args{"endpoint_id": endpointID, "limit": EndpointSecretsMax}))
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	key, err := tx.sealer.tenantAEAD(ctx, tx.tx, tx.TenantID)
 	if err != nil {
 		return nil, err
 	}
+	return openAll(key, tx.TenantID, rows)
+}
+
+func openAll(key tink.AEAD, tenantID uuid.UUID, rows []sealedSecret) ([]OpenSecret, error) {
 	out := make([]OpenSecret, len(rows))
 	for i, r := range rows {
-		text, err := tx.unseal(ctx, "endpoint_secrets", r.ID.String(), r.Sealed)
+		text, err := unsealWith(key, tenantID, endpointSecretsTable, r.ID.String(), r.Sealed)
 		if err != nil {
 			return nil, err
 		}
@@ -214,23 +227,66 @@ type EndpointFound struct {
 	Automations []AutomationVersion
 }
 
+// endpointKeyed is an endpoint with its tenant's data key, wrapped.
+type endpointKeyed struct {
+	Endpoint
+	Wrapped []byte
+}
+
 const endpointFindSQL = `
-select ` + endpointColumns + ` from sluice.endpoints e
+select ` + endpointColumns + `, (select k.wrapped from sluice.tenant_keysets k where k.tenant_id = e.tenant_id) as wrapped
+from sluice.endpoints e
 where token = @token and deleted_at is null
   and exists (select from sluice.tenants t where t.tenant_id = e.tenant_id and t.status <> 'erased')`
 
-// EndpointFind looks an endpoint up by its token, opens its secrets and reads its enabled automations.
+const endpointFindSecretsSQL = `
+select s.id, s.sealed, s.last_used_at from sluice.endpoints e
+join sluice.endpoint_secrets s on s.tenant_id = e.tenant_id and s.endpoint_id = e.id
+where e.token = @token and e.deleted_at is null and (s.expires_at is null or s.expires_at > now()) order by s.id desc limit @limit`
+
+const endpointFindAutomationsSQL = `
+select ` + automationVersionColumns + ` from sluice.endpoints e
+join sluice.automations a on a.tenant_id = e.tenant_id and a.endpoint_id = e.id
+join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
+where e.token = @token and e.deleted_at is null and a.deleted_at is null and a.enabled order by a.id limit @limit`
+
+// EndpointFind looks an endpoint up by its token, opens its secrets and reads its enabled automations, in one round trip: every delivery pays for it.
 func (tx SystemTx) EndpointFind(ctx context.Context, token string) (EndpointFound, error) {
-	e, err := one[Endpoint](ctx, tx.tx, endpointFindSQL, args{"token": token})
+	var batch pgx.Batch
+	batch.Queue(endpointFindSQL, args{"token": token})
+	batch.Queue(endpointFindSecretsSQL, args{"token": token, "limit": EndpointSecretsMax})
+	batch.Queue(endpointFindAutomationsSQL, args{"token": token, "limit": AutomationsMax})
+	results := tx.tx.SendBatch(ctx, &batch)
+	defer results.Close()
+	keyed, err := next[endpointKeyed](results)
 	if err != nil {
 		return EndpointFound{}, err
 	}
-	// The same statements as a tenant's own: each names its tenant.
-	tenant := TenantTx{TenantID: e.TenantID, tx: tx.tx, sealer: tx.sealer}
-	found := EndpointFound{Endpoint: e}
-	if found.Secrets, err = tenant.EndpointSecrets(ctx, e.ID); err != nil {
+	if len(keyed) == 0 {
+		return EndpointFound{}, ErrNotFound
+	}
+	found := EndpointFound{Endpoint: keyed[0].Endpoint}
+	secrets, err := next[sealedSecret](results)
+	if err != nil {
 		return EndpointFound{}, err
 	}
-	found.Automations, err = tenant.AutomationActive(ctx, e.ID)
+	if found.Automations, err = next[AutomationVersion](results); err != nil || len(secrets) == 0 {
+		return found, err
+	}
+	key, err := tx.sealer.unwrap(found.TenantID, keyed[0].Wrapped)
+	if err != nil {
+		return EndpointFound{}, err
+	}
+	found.Secrets, err = openAll(key, found.TenantID, secrets)
 	return found, err
+}
+
+// next reads all rows of the next statement of a batch.
+func next[T any](results pgx.BatchResults) ([]T, error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, translate(err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowToStructByName[T])
+	return out, translate(err)
 }

@@ -72,9 +72,11 @@ func (tx TenantTx) EventInsert(ctx context.Context, e EventNew) (first uuid.UUID
 	if e.BodyKey != "" {
 		kinds, keys = append(kinds, "body"), append(keys, e.BodyKey)
 	}
-	// A savepoint: of two keys one may be new, and it must not stand for an event that is not kept.
-	if _, err := tx.tx.Exec(ctx, "savepoint keys"); err != nil {
-		return uuid.Nil, false, translate(err)
+	// A savepoint: of two keys one may be new, and it must not stand for an event that is not kept. A single one is either kept or not.
+	if len(keys) > 1 {
+		if _, err := tx.tx.Exec(ctx, "savepoint keys"); err != nil {
+			return uuid.Nil, false, translate(err)
+		}
 	}
 	made, err := values[string](ctx, tx.tx, eventKeysInsertSQL, tx.with(args{
 		"endpoint_id": e.EndpointID, "event_id": e.ID, "kinds": kinds, "keys": keys,
@@ -83,8 +85,10 @@ func (tx TenantTx) EventInsert(ctx context.Context, e EventNew) (first uuid.UUID
 		return uuid.Nil, false, err
 	}
 	if len(made) < len(keys) {
-		if _, err := tx.tx.Exec(ctx, "rollback to savepoint keys"); err != nil {
-			return uuid.Nil, false, translate(err)
+		if len(made) > 0 {
+			if _, err := tx.tx.Exec(ctx, "rollback to savepoint keys"); err != nil {
+				return uuid.Nil, false, translate(err)
+			}
 		}
 		first, err = tx.EventFirst(ctx, e.EndpointID, e.SourceEventID, e.BodyKey)
 		return first, true, err

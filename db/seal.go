@@ -133,7 +133,12 @@ func unsealIn(ctx context.Context, tx pgx.Tx, s *Sealer, tenantID uuid.UUID, tab
 	if err != nil {
 		return tenants.Secret{}, err
 	}
-	text, err := a.Decrypt(sealed, sealedPlace(tenantID, table, row))
+	return unsealWith(a, tenantID, table, row, sealed)
+}
+
+// unsealWith opens a ciphertext with a tenant's own key.
+func unsealWith(key tink.AEAD, tenantID uuid.UUID, table, row string, sealed []byte) (tenants.Secret, error) {
+	text, err := key.Decrypt(sealed, sealedPlace(tenantID, table, row))
 	if err != nil {
 		return tenants.Secret{}, fmt.Errorf("open a sealed row of %s: sealed with another key, or for another row", table)
 	}

@@ -130,22 +130,28 @@ func down(ctx context.Context, url string, steps int) error {
 		return err
 	}
 	defer pool.Close()
-	err = ours(pool, func(m *migrate.Migrate, s Status) error {
-		if s.Dirty {
-			return fmt.Errorf("migration %04d did not end: run `sluice migrate up` first", s.Version)
-		}
-		last := 0
-		if steps > 0 {
-			last = max(s.Version-steps, 0)
-		}
-		for version := s.Version; version > last; version-- {
-			if err := m.Steps(-1); err != nil {
-				// The file that failed took nothing away, so the version before it holds.
-				return errors.Join(fmt.Errorf("take back migration %04d: %w", version, err), m.Force(version))
+	there, err := versioned(ctx, pool)
+	if err != nil {
+		return err
+	}
+	if there {
+		err = ours(pool, func(m *migrate.Migrate, s Status) error {
+			if s.Dirty {
+				return fmt.Errorf("migration %04d did not end: run `sluice migrate up` first", s.Version)
 			}
-		}
-		return nil
-	})
+			last := 0
+			if steps > 0 {
+				last = max(s.Version-steps, 0)
+			}
+			for version := s.Version; version > last; version-- {
+				if err := m.Steps(-1); err != nil {
+					// The file that failed took nothing away, so the version before it holds.
+					return errors.Join(fmt.Errorf("take back migration %04d: %w", version, err), m.Force(version))
+				}
+			}
+			return nil
+		})
+	}
 	if err != nil || steps > 0 {
 		return err
 	}
@@ -171,10 +177,9 @@ order by 1`
 // Read tells how far the database is, on a connection of any of our roles. It writes nothing.
 func Read(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 	s := Status{Wanted: newest()}
-	// Text, not a cast: a regclass of a table that one may not see is an error, and a missing table is version 0.
-	var there bool
-	if err := pool.QueryRow(ctx, `select to_regclass('sluice.schema_migrations') is not null`).Scan(&there); err != nil {
-		return s, fmt.Errorf("look for the schema: %w", err)
+	there, err := versioned(ctx, pool)
+	if err != nil {
+		return s, err
 	}
 	if there {
 		err := pool.QueryRow(ctx, statusSQL).Scan(&s.Version, &s.Dirty)
@@ -201,6 +206,15 @@ func Read(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
 	}
 	s.RiverReady = result.OK
 	return s, nil
+}
+
+// versioned says whether our version table is there; where it is not, the version is 0.
+func versioned(ctx context.Context, pool *pgxpool.Pool) (there bool, err error) {
+	// Text, not a cast: a missing table is no error.
+	if err := pool.QueryRow(ctx, `select to_regclass('sluice.schema_migrations') is not null`).Scan(&there); err != nil {
+		return false, fmt.Errorf("look for the schema: %w", err)
+	}
+	return there, nil
 }
 
 // alone runs do while no other process migrates the same database. The lock is that of do's connection, so a process that is killed frees it.
@@ -298,8 +312,18 @@ func riverMigrator(pool *pgxpool.Pool) (*rivermigrate.Migrator[pgx.Tx], error) {
 
 // ours runs do with golang-migrate on our files, with its version table in our schema.
 func ours(pool *pgxpool.Pool, do func(*migrate.Migrate, Status) error) error {
-	sqlDB := stdlib.OpenDBFromPool(pool)
-	defer sqlDB.Close()
+	// golang-migrate keeps a connection where its start fails, and a pool would wait for it for ever: so these are none of the pool's.
+	var opened []*pgx.Conn
+	sqlDB := stdlib.OpenDB(*pool.Config().ConnConfig, stdlib.OptionAfterConnect(func(_ context.Context, conn *pgx.Conn) error {
+		opened = append(opened, conn)
+		return nil
+	}))
+	defer func() {
+		_ = sqlDB.Close()
+		for _, conn := range opened {
+			_ = conn.Close(context.Background())
+		}
+	}()
 	driver, err := migratepgx.WithInstance(sqlDB, &migratepgx.Config{SchemaName: ourSchema})
 	if err != nil {
 		return fmt.Errorf("open the version table: %w", err)

@@ -49,6 +49,8 @@ func status(t *testing.T, pool *pgxpool.Pool) migrations.Status {
 	return s
 }
 
+const schemasSQL = `select count(*) from pg_namespace where nspname in ('sluice', 'river')`
+
 // outlineSQL is every column, constraint, index, policy, trigger, function and grant of our two schemas.
 const outlineSQL = `
 select kind || ' ' || what from (
@@ -183,6 +185,24 @@ func TestDownStopsAtNothing(t *testing.T) {
 	require.NoError(t, status(t, pool).Err())
 }
 
+func TestDownOfAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	url, pool := empty(t)
+	require.NoError(t, migrations.Down(t.Context(), url, 1))
+	require.NoError(t, migrations.Down(t.Context(), url, 0))
+	var schemas int
+	require.NoError(t, pool.QueryRow(t.Context(), schemasSQL).Scan(&schemas))
+	require.Zero(t, schemas, "there is nothing to take back, and nothing is made")
+}
+
+// TestUpEndsWhereTheVersionCannotBeKept: golang-migrate fails on its start, and must not hold up the end.
+func TestUpEndsWhereTheVersionCannotBeKept(t *testing.T) {
+	t.Parallel()
+	url, pool := empty(t)
+	exec(t, pool, `create schema sluice`) // another's, where sluice_owner may make nothing
+	require.ErrorContains(t, migrations.Up(t.Context(), url), "permission denied for schema sluice")
+}
+
 func TestUpTwiceAtOnce(t *testing.T) {
 	t.Parallel()
 	const times = 3
@@ -233,7 +253,7 @@ func TestStatusOfAnEmptyDatabase(t *testing.T) {
 	require.ErrorContains(t, s.Err(), "tables of River")
 	require.ErrorContains(t, s.Err(), "sluice migrate up")
 	var schemas int
-	require.NoError(t, pool.QueryRow(t.Context(), `select count(*) from pg_namespace where nspname in ('sluice', 'river')`).Scan(&schemas))
+	require.NoError(t, pool.QueryRow(t.Context(), schemasSQL).Scan(&schemas))
 	require.Zero(t, schemas, "asking writes nothing")
 }
 
