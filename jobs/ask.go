@@ -84,7 +84,10 @@ func (w *runWorker) settleLost(ctx context.Context, c *claimed) (*db.RunStep, er
 			}
 		case db.CallSent:
 			orphans++
-			if err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return orphan(ctx, tx, call, "worker_lost", 0) }); err != nil {
+			err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return orphan(ctx, tx, call, "worker_lost", 0) })
+			if errors.Is(err, db.ErrStale) {
+				continue // the worker that lost the run has settled it meanwhile
+			} else if err != nil {
 				return nil, fmt.Errorf("book a call whose reply was lost: %w", err)
 			}
 		}
@@ -209,11 +212,17 @@ func (w *runWorker) keyOf(ctx context.Context, tx db.TenantTx, provider, named s
 
 // callFailed writes what became of a call without a reply, and what follows for the run.
 func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err error) error {
-	if errors.Is(err, db.ErrStale) || errors.Is(context.Cause(ctx), errLost) {
-		return errLost
-	}
 	var e *llm.Error
 	known := errors.As(err, &e)
+	if errors.Is(err, db.ErrStale) || errors.Is(context.Cause(ctx), errLost) {
+		// The run is another worker's, or a person cancelled it: then nobody else would book the call.
+		if known && e.Sent {
+			w.settle(ctx, c, func(ctx context.Context, tx db.TenantTx) error {
+				return orphan(ctx, tx, p.call, string(e.Kind), e.Status)
+			})
+		}
+		return errLost
+	}
 	if !known {
 		w.log.ErrorContext(ctx, "call to a model", "error", err, "run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID))
 		e = &llm.Error{Kind: llm.KindUnavailable}
@@ -225,6 +234,16 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 		}
 		return tx.CallFail(ctx, p.call.ID, string(e.Kind), e.Status)
 	})
+}
+
+// settle books a call of a run that this worker has lost. The call's own state decides who comes first: the second finds it settled.
+func (w *runWorker) settle(ctx context.Context, c *claimed, book func(ctx context.Context, tx db.TenantTx) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return book(ctx, tx) })
+	if err != nil && !errors.Is(err, db.ErrStale) {
+		w.log.WarnContext(ctx, "a call of a lost run is not booked", "error", err, "run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID))
+	}
 }
 
 // eventOf is what an automation sees of an event.

@@ -36,7 +36,7 @@ func (w *runWorker) conclude(ctx context.Context, job *river.Job[RunArgs], c *cl
 				return err
 			}
 		}
-		// The epoch is checked here: a reply that comes after the run was lost leaves no trace but the other worker's estimate.
+		// The epoch is checked here: the outcome of a reply that comes after the run was lost is not taken.
 		if err := w.step(ctx, tx, c.run, step); err != nil {
 			return err
 		}
@@ -54,6 +54,10 @@ func (w *runWorker) conclude(ctx context.Context, job *river.Job[RunArgs], c *cl
 		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Pgx(), job)
 		return err
 	})
+	if fresh && errors.Is(err, db.ErrStale) {
+		// The run is another worker's, or a person cancelled it. What was paid is booked all the same.
+		w.settle(ctx, c, func(ctx context.Context, tx db.TenantTx) error { return w.receive(ctx, tx, call, reply) })
+	}
 	if err != nil {
 		return fmt.Errorf("keep the outcome of run %s: %w", c.run.ID, err)
 	}

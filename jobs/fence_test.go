@@ -12,7 +12,7 @@ import (
 	"sluice/scripted"
 )
 
-// TestLostWorkerIsNotWaitedFor takes the run from a worker that hangs, as a lease that ran out does, and lets the first one's answer come too
+// TestRunOfALostWorkerIsDoneOnceByAnother takes the run from a worker that hangs, as a lease that ran out does, and lets the first one's answer come too
 // late: its reply and its action must leave nothing.
 func TestRunOfALostWorkerIsDoneOnceByAnother(t *testing.T) {
 	t.Parallel()
@@ -25,8 +25,8 @@ func TestRunOfALostWorkerIsDoneOnceByAnother(t *testing.T) {
 	// Another worker's claim, as after the end of the lease.
 	_, err = h.base.Owner.Exec(t.Context(), `update sluice.runs set lease_until = now() - interval '1 second', epoch = epoch + 1 where id = $1`, id)
 	require.NoError(t, err)
-	h.provider.Release()
 	run := h.ended(id)
+	h.provider.Release()
 	require.Equal(t, db.RunDone, run.Status, run.Detail)
 	require.Len(t, h.target.Journal(), 1)
 	calls := h.calls(id)
@@ -36,7 +36,26 @@ func TestRunOfALostWorkerIsDoneOnceByAnother(t *testing.T) {
 	require.Equal(t, map[string]int64{"orphan": calls[0].CostPico, "charge": calls[1].CostPico}, h.ledger())
 }
 
-// TestJobThatRiverLost is F13: River discards or loses a job in silence; the reconciler finds the run by our own table.
+// TestRunCancelledInMidCallIsPaidForAndSendsNothing: nobody comes after a cancelled run, so what its call has cost must be booked by the one who made it.
+func TestRunCancelledInMidCallIsPaidForAndSendsNothing(t *testing.T) {
+	t.Parallel()
+	billed := true
+	h := newHouse(t)
+	require.NoError(t, h.provider.Control(scripted.ProviderControl{Mode: "hang", Times: 1, Bill: &billed}))
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	_, err := h.provider.Wait(t.Context(), 1)
+	require.NoError(t, err)
+	h.tx(func(tx db.TenantTx) error {
+		return tx.RunCancel(t.Context(), id, "cancelled.person", "A person cancelled it.")
+	})
+	h.provider.Release()
+	require.Eventually(t, func() bool { return h.ledger()["charge"]+h.ledger()["orphan"] > 0 }, waitMax, 20*time.Millisecond)
+	require.Equal(t, db.RunCancelled, h.ended(id).Status)
+	require.Empty(t, h.target.Journal())
+}
+
+// TestRunWhoseJobIsGoneIsFound is F13: River discards or loses a job in silence; the reconciler finds the run by our own table.
 func TestRunWhoseJobIsGoneIsFound(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
