@@ -67,6 +67,8 @@ func NewPoster(log *slog.Logger) (*Poster, error) {
 	// Without a pool the driver can do nothing outside the transactions it is given.
 	client, err := river.NewClient(riverpgxv5.New((*pgxpool.Pool)(nil)), &river.Config{
 		Logger: log, Schema: db.RiverSchema, Plugins: tracing(),
+		// River notifies once in this time for a queue, however many jobs come: a notification takes a lock of the whole server at commit.
+		FetchCooldown: fetchCooldown,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make River's client for adding jobs: %w", err)

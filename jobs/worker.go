@@ -21,8 +21,9 @@ import (
 // Settings of River. A fetch takes what is free and waits fetchCooldown before the next, so workers/cooldown bounds the jobs of a second: 64
 // workers at 20 ms are 3,200.
 const (
-	fetchCooldown     = 20 * time.Millisecond
-	fetchPollInterval = 500 * time.Millisecond
+	fetchCooldown = 20 * time.Millisecond
+	// fetchPollInterval bounds how long a job waits whose notification was saved, or lost.
+	fetchPollInterval = 200 * time.Millisecond
 	// completedRetention is short: the outcome is in our tables.
 	completedRetention = time.Hour
 	// jobMargin is what a job may take beyond its call to the outside.
