@@ -40,27 +40,24 @@ type Entry struct {
 const entryColumns = `tenant_id, id, kind, at, call_id, run_id, event_id, endpoint_id, automation_id, automation_version, provider, model_asked,
     model_served, price_id, ` + tokenColumns + `, amount_pico`
 
-// entryInsertSQL copies the call as it stands, so that the two cannot differ.
+// entryInsertSQL copies the call as it stands, so that the two cannot differ, and brings the run's sum up to date.
 const entryInsertSQL = `
-insert into sluice.ledger_entries (tenant_id, id, kind, call_id, run_id, event_id, endpoint_id, automation_id, automation_version, provider,
-    model_asked, model_served, price_id, ` + tokenColumns + `, amount_pico)
-select c.tenant_id, @id, @kind, c.id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, c.provider, c.model_asked,
-    c.model_served, c.price_id, c.input_uncached, c.input_cache_read, c.input_cache_write_5m, c.input_cache_write_1h, c.output_visible,
-    c.output_reasoning, c.cost_pico
-from sluice.calls c join sluice.runs r on r.tenant_id = c.tenant_id and r.id = c.run_id
-where c.tenant_id = @tenant_id and c.id = @call_id`
+with entry as (
+    insert into sluice.ledger_entries (tenant_id, id, kind, call_id, run_id, event_id, endpoint_id, automation_id, automation_version, provider,
+        model_asked, model_served, price_id, ` + tokenColumns + `, amount_pico)
+    select c.tenant_id, @id, @kind, c.id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, c.provider, c.model_asked,
+        c.model_served, c.price_id, c.input_uncached, c.input_cache_read, c.input_cache_write_5m, c.input_cache_write_1h, c.output_visible,
+        c.output_reasoning, c.cost_pico
+    from sluice.calls c join sluice.runs r on r.tenant_id = c.tenant_id and r.id = c.run_id
+    where c.tenant_id = @tenant_id and c.id = @call_id
+    returning run_id)
+update sluice.runs r set cost_pico = (
+    select coalesce(sum(c.cost_pico), 0)::bigint from sluice.calls c where c.tenant_id = @tenant_id and c.run_id = r.id)
+from entry where r.tenant_id = @tenant_id and r.id = entry.run_id`
 
-const runCostSQL = `
-update sluice.runs r set cost_pico = (select coalesce(sum(cost_pico), 0)::bigint from sluice.calls c where c.tenant_id = r.tenant_id and c.run_id = r.id)
-where r.tenant_id = @tenant_id and r.id = (select run_id from sluice.calls where tenant_id = @tenant_id and id = @call_id)`
-
-// EntryInsert books a call's cost, and brings the run's sum up to date.
+// EntryInsert books a call's cost. ErrStale: there is no such call.
 func (tx TenantTx) EntryInsert(ctx context.Context, callID uuid.UUID, kind string) error {
-	if err := touched(run(ctx, tx.tx, entryInsertSQL, tx.with(args{"id": tenants.NewID(), "kind": kind, "call_id": callID}))); err != nil {
-		return err
-	}
-	_, err := run(ctx, tx.tx, runCostSQL, tx.with(args{"call_id": callID}))
-	return err
+	return touched(run(ctx, tx.tx, entryInsertSQL, tx.with(args{"id": tenants.NewID(), "kind": kind, "call_id": callID})))
 }
 
 // UsageFilter narrows the ledger; zero fields do not.

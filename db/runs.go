@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"sluice/tenants"
 )
@@ -142,6 +143,50 @@ func (tx TenantTx) RunClaim(ctx context.Context, id uuid.UUID, lease time.Durati
 const runRenewSQL = `
 update sluice.runs set lease_until = now() + @lease::interval
 where tenant_id = @tenant_id and id = @id and epoch = @epoch and status = 'running'`
+
+// RunLoaded is what the work on a run needs beside the run itself.
+type RunLoaded struct {
+	Tenant Tenant
+	Event  Event
+	// Payload is nil where it is no longer kept.
+	Payload *Payload
+	Calls   []Call
+}
+
+// RunLoad reads what the work on a claimed run needs, in one round trip.
+func (tx TenantTx) RunLoad(ctx context.Context, r Run) (RunLoaded, error) {
+	var batch pgx.Batch
+	batch.Queue(tenantGetSQL, tx.with(nil))
+	batch.Queue(eventGetSQL, tx.with(args{"id": r.EventID}))
+	batch.Queue(eventPayloadGetSQL, tx.with(args{"event_id": r.EventID}))
+	batch.Queue(callListSQL, tx.with(args{"run_id": r.ID}))
+	results := tx.tx.SendBatch(ctx, &batch)
+	defer results.Close()
+	var out RunLoaded
+	tenant, err := next[Tenant](results)
+	if err != nil {
+		return out, err
+	}
+	event, err := next[Event](results)
+	if err != nil {
+		return out, err
+	}
+	payload, err := next[Payload](results)
+	if err != nil {
+		return out, err
+	}
+	if out.Calls, err = next[Call](results); err != nil {
+		return out, err
+	}
+	if len(tenant) == 0 || len(event) == 0 {
+		return out, ErrNotFound
+	}
+	out.Tenant, out.Event = tenant[0], event[0]
+	if len(payload) > 0 {
+		out.Payload = &payload[0]
+	}
+	return out, nil
+}
 
 // RunRenew makes a worker's lease longer. ErrStale: the run is no longer its own.
 func (tx TenantTx) RunRenew(ctx context.Context, id uuid.UUID, epoch int64, lease time.Duration) error {

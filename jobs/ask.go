@@ -42,9 +42,6 @@ func (w *runWorker) ask(ctx context.Context, job *river.Job[RunArgs], c *claimed
 		return w.finish(ctx, c, *step, nil)
 	}
 	call := plan.call
-	if err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return tx.CallIntend(ctx, call) }); err != nil {
-		return fmt.Errorf("keep the call that is to be made: %w", err)
-	}
 	request := plan.request
 	request.Sending = func(ctx context.Context) error {
 		return w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return tx.CallSend(ctx, call.ID, c.run.Epoch) })
@@ -128,7 +125,7 @@ type plan struct {
 // nonceBytes of randomness make a fence that a payload cannot guess.
 const nonceBytes = 16
 
-// plan renders the prompt, finds the key and the price. A step is returned where the run must not go on.
+// plan renders the prompt, finds the key and the price, and keeps the call as intended. A step is returned where the run must not go on.
 func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, error) {
 	spec := c.automation.Spec()
 	stop := func(s db.RunStep) (plan, *db.RunStep, error) { return plan{}, &s, nil }
@@ -146,13 +143,14 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 		user = emptyUser
 	}
 	p := plan{provider: provider}
-	callID := tenants.NewID()
 	var key tenants.Secret
-	var credentialID *uuid.UUID
-	var price llm.Price
-	estimate := llm.EstimateTokens(system + user + string(spec.OutputSchema))
+	sum := sha256.Sum256([]byte(model + "\x00" + system + "\x00" + user + "\x00" + string(spec.OutputSchema)))
+	p.call = db.Call{
+		ID: tenants.NewID(), RunID: c.run.ID, Epoch: c.run.Epoch, Provider: provider, ModelAsked: model, RequestSHA256: sum[:],
+		InputEstimate: llm.EstimateTokens(system + user + string(spec.OutputSchema)), MaxOutputTokens: int64(spec.MaxOutputTokens),
+	}
 	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
-		key, credentialID, p.owner, err = w.keyOf(ctx, tx, provider, spec.CredentialID)
+		key, p.call.CredentialID, p.owner, err = w.keyOf(ctx, tx, provider, spec.CredentialID)
 		if err != nil {
 			return err
 		}
@@ -160,8 +158,12 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 		if err != nil {
 			return err
 		}
-		price, err = llm.PickTier(prices, estimate)
-		return err
+		price, err := llm.PickTier(prices, p.call.InputEstimate)
+		if err != nil {
+			return err
+		}
+		p.call.PriceID = price.ID
+		return tx.CallIntend(ctx, p.call)
 	})
 	switch {
 	case errors.Is(err, errNoKey):
@@ -173,12 +175,7 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 	}
 	p.request = llm.Request{
 		Model: model, System: system, User: user, Schema: spec.OutputSchema, MaxOutputTokens: spec.MaxOutputTokens,
-		APIKey: key.Reveal(), RequestID: tenants.FormatID(tenants.CallPrefix, callID),
-	}
-	sum := sha256.Sum256([]byte(model + "\x00" + system + "\x00" + user + "\x00" + string(spec.OutputSchema)))
-	p.call = db.Call{
-		ID: callID, RunID: c.run.ID, Epoch: c.run.Epoch, Provider: provider, ModelAsked: model, CredentialID: credentialID, PriceID: price.ID,
-		RequestSHA256: sum[:], InputEstimate: estimate, MaxOutputTokens: int64(spec.MaxOutputTokens),
+		APIKey: key.Reveal(), RequestID: tenants.FormatID(tenants.CallPrefix, p.call.ID),
 	}
 	return p, nil, nil
 }

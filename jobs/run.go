@@ -91,11 +91,11 @@ func (w *runWorker) claim(ctx context.Context, args RunArgs) (*claimed, error) {
 		} else if err != nil {
 			return fmt.Errorf("claim run %s: %w", args.RunID, err)
 		}
-		tenant, err := tx.TenantGet(ctx)
+		loaded, err := tx.RunLoad(ctx, c.run)
 		if err != nil {
-			return fmt.Errorf("read the tenant: %w", err)
+			return fmt.Errorf("read what run %s needs: %w", args.RunID, err)
 		}
-		if tenant.Status != tenants.Active {
+		if loaded.Tenant.Status != tenants.Active {
 			step := wait(reasonSuspended, "The tenant is suspended.", suspendedWait)
 			stop = snooze{step.Wait}
 			return w.step(ctx, tx, c.run, step)
@@ -104,7 +104,7 @@ func (w *runWorker) claim(ctx context.Context, args RunArgs) (*claimed, error) {
 			stop = errNothing
 			return w.step(ctx, tx, c.run, die(reasonAttempts, "Its attempts ended without an outcome: "+c.run.Detail))
 		}
-		fault, err := w.load(ctx, tx, &c)
+		fault, err := w.load(ctx, tx, loaded, &c)
 		if err != nil || fault == nil {
 			return err
 		}
@@ -135,26 +135,21 @@ func (w *runWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID) er
 	return errNothing
 }
 
-// load reads the event, its payload, the automation's version and the calls made so far. A step is returned where the run cannot go on.
-func (w *runWorker) load(ctx context.Context, tx db.TenantTx, c *claimed) (*db.RunStep, error) {
-	var err error
-	if c.event, err = tx.EventGet(ctx, c.run.EventID); err != nil {
-		return nil, fmt.Errorf("read event %s: %w", c.run.EventID, err)
-	}
-	raw, err := tx.EventPayload(ctx, c.run.EventID)
-	if errors.Is(err, db.ErrNotFound) {
+// load takes what was read, and compiles the automation's version. A step is returned where the run cannot go on.
+func (w *runWorker) load(ctx context.Context, tx db.TenantTx, loaded db.RunLoaded, c *claimed) (*db.RunStep, error) {
+	c.event, c.calls = loaded.Event, loaded.Calls
+	if loaded.Payload == nil {
 		step := die(reasonPayload, "The payload is no longer kept.")
 		return &step, nil
-	} else if err != nil {
-		return nil, fmt.Errorf("read the payload of event %s: %w", c.run.EventID, err)
 	}
-	document := raw.Document
+	document := loaded.Payload.Document
 	if document == nil {
-		document = raw.Body
+		document = loaded.Payload.Body
 	}
+	var err error
 	if c.payload, err = automations.DecodePayload(document); err != nil {
 		step := die(reasonPayload, "The payload cannot be read: "+err.Error())
-		return &step, nil //nolint:nilerr // the step tells of it
+		return &step, nil
 	}
 	if c.automation, err = w.compiled.get(ctx, tx, c.run.AutomationID, c.run.AutomationVersion); err != nil {
 		if fault, ok := errors.AsType[automations.Fault](err); ok {
@@ -163,8 +158,7 @@ func (w *runWorker) load(ctx context.Context, tx db.TenantTx, c *claimed) (*db.R
 		}
 		return nil, err
 	}
-	c.calls, err = tx.CallList(ctx, c.run.ID)
-	return nil, err
+	return nil, nil //nolint:nilnil // no step: the run goes on
 }
 
 // hold keeps the lease while the run is worked on; when it is lost, the work's context ends.
