@@ -149,7 +149,7 @@ func (w *runWorker) load(ctx context.Context, tx db.TenantTx, loaded db.RunLoade
 	var err error
 	if c.payload, err = automations.DecodePayload(document); err != nil {
 		step := die(reasonPayload, "The payload cannot be read: "+err.Error())
-		return &step, nil
+		return &step, nil //nolint:nilerr // the fault is the step
 	}
 	if c.automation, err = w.compiled.get(ctx, tx, c.run.AutomationID, c.run.AutomationVersion); err != nil {
 		if fault, ok := errors.AsType[automations.Fault](err); ok {
