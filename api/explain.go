@@ -28,6 +28,7 @@ type Explanation struct {
 // Verdict is what an automation made of an event.
 type Verdict struct {
 	AutomationID string `json:"automation_id"`
+	Name         string `json:"name,omitempty"`
 	Version      int    `json:"version"`
 	Matched      bool   `json:"matched"`
 	Reason       string `json:"reason,omitempty" doc:"why not: when.false, when.error, automation.invalid"`
@@ -137,8 +138,11 @@ func callMoments(runID string, c Call) []Moment {
 	switch c.State {
 	case db.CallReceived:
 		end.Detail = fmt.Sprintf("%s answered: %s.", c.Provider+"/"+c.ModelServed, tokens)
+		if c.UsageFault != "" {
+			end.Detail += " The provider's count cannot be trusted (" + c.UsageFault + "), so this is an estimate."
+		}
 	case db.CallOrphaned:
-		end.Detail = "The reply never came; what it may have cost is estimated: " + tokens + "."
+		end.Detail = "There is no reply that can be used, and it may have been billed; what it can have cost at most is booked: " + tokens + "."
 	default:
 		end.Detail = model + " did not answer, and nothing was billed."
 	}
@@ -194,7 +198,7 @@ func unworked(verdicts []Verdict) (status, sentence string) {
 	}
 	var why []string
 	for _, v := range verdicts {
-		why = append(why, fmt.Sprintf("%s (version %d): %s", v.AutomationID, v.Version, strings.TrimSuffix(orElse(v.Detail, v.Reason), ".")))
+		why = append(why, fmt.Sprintf("%q (%s, version %d): %s", v.Name, v.AutomationID, v.Version, strings.TrimSuffix(orElse(v.Detail, v.Reason), ".")))
 	}
 	return "no_match", "The event was kept, but no automation wanted it: " + strings.Join(why, "; ") + "."
 }
@@ -216,7 +220,11 @@ func told(r RunFull) (status, sentence string) {
 	case db.RunRunning:
 		return "working", "The event is being worked on at this moment."
 	case db.RunActing:
-		return "working", "The model answered, and the effect is being made: " + orElse(why, "it was not confirmed yet") + "."
+		next := ""
+		if r.Until != nil {
+			next = " It is tried again at " + r.Until.UTC().Format(time.RFC3339) + "."
+		}
+		return "working", "The model answered, and the effect is not confirmed yet: " + orElse(why, "it is being sent") + "." + next
 	case db.RunWaiting, db.RunHeld:
 		until := ""
 		if r.Until != nil {

@@ -236,6 +236,7 @@ type freshEvent struct {
 // verdict is what an automation made of an event, as explain shows it.
 type verdict struct {
 	AutomationID string `json:"automation_id"`
+	Name         string `json:"name"`
 	Version      int    `json:"version"`
 	Matched      bool   `json:"matched"`
 	Reason       string `json:"reason"`
@@ -315,12 +316,13 @@ func (in *intake) ask(d *delivery, f *freshEvent, payload any) {
 			verdicts = append(verdicts, v)
 			continue
 		}
+		v.Name = compiled.Spec().Name
 		v.Matched, err = compiled.Matches(e, payload)
 		switch {
 		case err != nil:
 			v.Matched, v.Reason, v.Detail = false, "when.error", err.Error()
 		case !v.Matched:
-			v.Reason, v.Detail = "when.false", "The automation's when is false for this event."
+			v.Reason, v.Detail = "when.false", "Its when is false for this event: "+cut(compiled.Spec().When, whenShownMax)
 		default:
 			priority, err := compiled.Priority(e, payload)
 			if err != nil {
@@ -334,6 +336,16 @@ func (in *intake) ask(d *delivery, f *freshEvent, payload any) {
 		verdicts = append(verdicts, v)
 	}
 	f.event.Verdicts, _ = json.Marshal(verdicts) //nolint:errchkjson // texts, numbers and booleans always marshal
+}
+
+// whenShownMax is how much of a condition is shown of an event that it refused, in characters.
+const whenShownMax = 200
+
+func cut(text string, runesMax int) string {
+	if runes := []rune(text); len(runes) > runesMax {
+		return string(runes[:runesMax]) + "…"
+	}
+	return text
 }
 
 // insert is the one transaction: events, runs and jobs.

@@ -200,7 +200,7 @@ func (a *API) registerRuns() {
 		OperationID: "get-run", Method: http.MethodGet, Path: "/v1/runs/{id}", Tags: []string{"Runs"}, Summary: "Read a run, with its calls and its actions",
 	}, a.runGet)
 	register(a, editorRole, huma.Operation{
-		OperationID: "retry-run", Method: http.MethodPost, Path: "/v1/runs/{id}/retry", Tags: []string{"Runs"}, Summary: "Set a dead or waiting run going again",
+		OperationID: "retry-run", Method: http.MethodPost, Path: "/v1/runs/{id}/retry", Tags: []string{"Runs"}, Summary: "Set a dead run going again, or one that waits at once",
 		Description: "A run whose outcome stands and whose effect failed tries only the effect again: no model is paid twice. Else: 409 run.not_retryable.",
 	}, a.runRetry)
 	register(a, editorRole, huma.Operation{
@@ -289,10 +289,28 @@ func (a *API) runRetry(ctx context.Context, in *runInput) (*runOutput, error) {
 				return err
 			}
 			return a.deps.Poster.PostRuns(ctx, tx.Pgx(), []jobs.RunArgs{{TenantID: tx.TenantID, RunID: r.ID}})
+		case db.RunActing:
+			return a.retryActing(ctx, tx, r)
 		default:
-			return conflict("run.not_retryable", "Only a run that is dead or waiting can be retried; this one is "+string(r.Status)+".")
+			return conflict("run.not_retryable", "Only a run that is dead, waiting or acting can be retried; this one is "+string(r.Status)+".")
 		}
 	})
+}
+
+// retryActing lets an effect be tried at once that waits for its next try.
+func (a *API) retryActing(ctx context.Context, tx db.TenantTx, r db.Run) error {
+	ids, err := tx.ActionsHasten(ctx, r.ID)
+	if err != nil {
+		return err
+	}
+	if len(ids) == 0 {
+		return conflict("run.not_retryable", "Its effect is being sent at this moment.")
+	}
+	posted := make([]jobs.ActionArgs, len(ids))
+	for i, id := range ids {
+		posted[i] = jobs.ActionArgs{TenantID: tx.TenantID, ActionID: id}
+	}
+	return a.deps.Poster.PostActions(ctx, tx.Pgx(), posted)
 }
 
 // retryDead sets a dead run going again where it died: at its effect if that failed, else from the beginning. An effect that may have arrived

@@ -72,7 +72,7 @@ func compileAction(raw json.RawMessage, fault faulter) *template {
 	}
 	var kind string
 	if err := json.Unmarshal(action["kind"], &kind); err != nil || kind == "" {
-		fault("action.kind", "expected the name of a connector, such as github_comment")
+		fault("action.kind", "expected the name of a connector, such as callback")
 	}
 	rawBody, ok := action["body"]
 	if !ok || bytes.Equal(rawBody, []byte("null")) {

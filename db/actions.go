@@ -149,15 +149,24 @@ func (tx TenantTx) ActionRetry(ctx context.Context, id uuid.UUID, more int) erro
 }
 
 const actionsCancelSQL = `
-update sluice.actions set state = 'failed', reason = 'run.cancelled', detail = @detail, until = null, lease_until = null, epoch = epoch + 1,
-    ended_at = now(), updated_at = now()
-where tenant_id = @tenant_id and run_id = @run_id and state = 'intended'`
+update sluice.actions set state = case state when 'intended' then 'failed' else 'unknown' end, reason = 'run.cancelled', detail = @detail,
+    until = null, epoch = epoch + 1, ended_at = now(), updated_at = now()
+where tenant_id = @tenant_id and run_id = @run_id and ended_at is null and lease_until is null`
 
-// ActionsCancel gives up the actions of a cancelled run that were not sent yet. One that is in flight is left to its worker, who alone can
-// tell whether it arrived.
+// ActionsCancel ends the actions of a cancelled run that no worker has in hand. One that was sent and waits for its next try ends as unknown,
+// since it may have arrived. One that a worker has in hand is left to it: it alone can tell.
 func (tx TenantTx) ActionsCancel(ctx context.Context, runID uuid.UUID, detail string) error {
 	_, err := run(ctx, tx.tx, actionsCancelSQL, tx.with(args{"run_id": runID, "detail": detail}))
 	return err
+}
+
+const actionsHastenSQL = `
+update sluice.actions set until = null, updated_at = now()
+where tenant_id = @tenant_id and run_id = @run_id and ended_at is null and lease_until is null returning id`
+
+// ActionsHasten lets the actions of a run be tried at once that wait for their next try, and returns their ids.
+func (tx TenantTx) ActionsHasten(ctx context.Context, runID uuid.UUID) ([]uuid.UUID, error) {
+	return values[uuid.UUID](ctx, tx.tx, actionsHastenSQL, tx.with(args{"run_id": runID}))
 }
 
 // ActionAttempt is one try at an action.

@@ -118,11 +118,17 @@ func (w *actionWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID)
 	} else if err != nil {
 		return err
 	}
+	run, err := tx.RunGet(ctx, a.RunID)
+	if err != nil {
+		return err
+	}
 	tenant, err := tx.TenantGet(ctx)
 	if err != nil {
 		return err
 	}
 	switch {
+	case run.Status != db.RunActing:
+		return errNothing // a person cancelled it, and whoever has it in hand ends it
 	case tenant.Status != tenants.Active:
 		return snooze{suspendedWait}
 	case a.LeaseUntil != nil:
@@ -198,11 +204,15 @@ func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a db.Action, s d
 	default:
 		err = tx.RunActingWait(ctx, a.RunID, s.Reason, s.Detail, s.Wait)
 	}
-	if errors.Is(err, db.ErrStale) {
-		// A person cancelled the run while its effect was on the way: the action keeps what became of it, the run stays cancelled.
-		return nil
+	if !errors.Is(err, db.ErrStale) {
+		return err
 	}
-	return err
+	// A person cancelled the run while its effect was on the way: the action keeps what became of it, the run stays cancelled, and what would
+	// be tried again is not.
+	if s.Wait > 0 {
+		return tx.ActionsCancel(ctx, a.RunID, "The run was cancelled while its effect was on the way.")
+	}
+	return nil
 }
 
 func (w *actionWorker) told(ctx context.Context, a db.Action, s db.ActionStep, receivedAt time.Time) {

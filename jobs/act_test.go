@@ -86,4 +86,18 @@ func TestActionOfACancelledRunIsNotSent(t *testing.T) {
 	require.Equal(t, db.RunDone, h.ended(other).Status)
 	require.Len(t, h.target.Journal(), sent+1)
 	require.Equal(t, db.RunCancelled, h.ended(id).Status)
+	// The try that was answered with 503 may have had its effect: nobody can tell, and nobody works on it any more.
+	h.tx(func(tx db.TenantTx) error {
+		actions, err := tx.ActionList(t.Context(), id)
+		require.Equal(t, db.ActionUnknown, actions[0].State)
+		require.NotNil(t, actions[0].EndedAt)
+		return err
+	})
+	_, err := h.base.Owner.Exec(t.Context(), `update river.river_job set scheduled_at = now(), state = 'available' where state = 'scheduled'`)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		var live int
+		require.NoError(t, h.base.Owner.QueryRow(t.Context(), `select count(*) from river.river_job where state <> 'completed'`).Scan(&live))
+		return live == 0
+	}, waitMax, 20*time.Millisecond, "a job without work must end")
 }

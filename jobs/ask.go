@@ -224,13 +224,24 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 		w.log.ErrorContext(ctx, "call to a model", "error", err, "run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID))
 		e = &llm.Error{Kind: llm.KindUnavailable}
 	}
-	step := afterModel(err, c.run.Attempt, c.run.Attempt < c.run.AttemptsMax)
+	step := afterModel(err, tried{attempt: c.run.Attempt, attemptsMax: c.run.AttemptsMax, waits: failures(c.calls), age: w.now().Sub(c.run.CreatedAt)})
 	return w.finish(ctx, c, step, func(ctx context.Context, tx db.TenantTx) error {
 		if e.Sent {
 			return orphan(ctx, tx, p.call, string(e.Kind), e.Status)
 		}
 		return tx.CallFail(ctx, p.call.ID, string(e.Kind), e.Status)
 	})
+}
+
+// failures counts the calls before that ended without a reply.
+func failures(calls []db.Call) int {
+	n := 0
+	for _, call := range calls {
+		if call.State == db.CallFailed {
+			n++
+		}
+	}
+	return n
 }
 
 // settle books a call of a run that this worker has lost. The call's own state decides who comes first: the second finds it settled.

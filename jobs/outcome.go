@@ -21,6 +21,8 @@ const (
 	quotaWait       = 15 * time.Minute
 	breakerWaitMin  = time.Second
 	waitMax         = time.Hour
+	waitGrowthMax   = 15 * time.Minute
+	waitAgeMax      = 72 * time.Hour
 	suspendedWait   = 5 * time.Minute
 	orphansMax      = 3
 	actionRetryMax  = 2 * time.Hour
@@ -49,8 +51,19 @@ const (
 	providerReasonDot = "provider."
 )
 
-// afterModel says what follows a failed call. left says whether there is an attempt left.
-func afterModel(err error, attempt int, left bool) db.RunStep {
+// tried is how far a run has come with its calls.
+type tried struct {
+	attempt, attemptsMax int
+	// waits is how many calls have ended in a wait, or failed, before.
+	waits int
+	// age is how long ago the run was made.
+	age time.Duration
+}
+
+// afterModel says what follows a failed call.
+func afterModel(err error, t tried) db.RunStep {
+	wait := func(reason, detail string, d time.Duration) db.RunStep { return waitOrDie(reason, detail, d, t) }
+	attempt, left := t.attempt, t.attempt < t.attemptsMax
 	var e *llm.Error
 	if !errors.As(err, &e) {
 		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", attempt, left)
@@ -72,6 +85,15 @@ func afterModel(err error, attempt int, left bool) db.RunStep {
 	default:
 		return retryOrDie(reason, "The provider did not answer as it should: "+e.Error(), attempt, left)
 	}
+}
+
+// waitOrDie waits for as long as it was asked to, and longer with each wait: what says wait for ever must not be asked for ever at one pace. A run
+// that has waited for waitAgeMax ends.
+func waitOrDie(reason, detail string, asked time.Duration, t tried) db.RunStep {
+	if t.age > waitAgeMax {
+		return die(reason, detail+" The run has waited for this for too long.")
+	}
+	return wait(reason, detail, max(asked, backoff(retryBase, waitGrowthMax, t.waits+1)))
 }
 
 // wait is a step that spends no attempt.

@@ -150,6 +150,26 @@ func TestRunWaitsWithoutSpendingAnAttempt(t *testing.T) {
 	})
 }
 
+// TestRunWaitsLongerEachTimeAndNotForEver: a provider that says wait for ever is not asked for ever at the same pace, and not for ever at all.
+func TestRunWaitsLongerEachTimeAndNotForEver(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	require.NoError(t, h.provider.Control(scripted.ProviderControl{Mode: "rate_limit", RetryAfterS: 1}))
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	require.Eventually(t, func() bool { return len(h.provider.Journal()) >= 3 }, waitMax, 20*time.Millisecond)
+	third := h.until(id, func(r db.Run) bool {
+		return r.Status == db.RunWaiting && len(h.provider.Journal()) >= 3 && r.Until.Sub(r.UpdatedAt) > 4*time.Second
+	})
+	require.Zero(t, third.Attempt)
+	_, err := h.base.Owner.Exec(t.Context(), `update sluice.runs set created_at = now() - interval '80 hours', until = now() where id = $1`, id)
+	require.NoError(t, err)
+	run := h.ended(id)
+	require.Equal(t, db.RunDead, run.Status)
+	require.Equal(t, "provider.rate_limited", run.Reason)
+	require.Contains(t, run.Detail, "waited")
+}
+
 func TestRunNeedsKeyAndPrice(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -114,13 +114,23 @@ type ProviderControl struct {
 	Bill *bool `json:"bill,omitempty"`
 }
 
+// modeNames are the modes there are, in order.
+func modeNames() []string {
+	names := make([]string, 0, len(providerModels))
+	for _, m := range providerModels {
+		names = append(names, string(m.mode))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Control sets how to answer from here on. The newest control that fits a request is used.
 func (p *Provider) Control(c ProviderControl) error {
 	// Every mode has a model.
 	known := func(m providerModel) bool { return m.mode == c.Mode }
 	switch {
 	case !slices.ContainsFunc(providerModels, known):
-		return fmt.Errorf("control: mode %q is not known", c.Mode)
+		return fmt.Errorf("control: mode %q is not known; there are: %s", c.Mode, strings.Join(modeNames(), ", "))
 	case c.DelayMS < 0 || time.Duration(c.DelayMS)*time.Millisecond > providerDelayMax:
 		return fmt.Errorf("control: delay_ms %d: expected 0 to %d", c.DelayMS, providerDelayMax.Milliseconds())
 	case c.Times < 0:

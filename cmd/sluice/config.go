@@ -25,7 +25,7 @@ type Config struct {
 
 	Listen        string `name:"listen" from:"SLUICE_LISTEN" use:"serve dev" default:":8080" shape:"listen" group:"Serving" help:"Address of the API and the intake."`
 	MetricsListen string `name:"metrics-listen" from:"SLUICE_METRICS_LISTEN" use:"serve work dev" default:":9090" shape:"listen" empty:"none" group:"Serving" help:"Address of /metrics, /healthz and /readyz; empty for none."`
-	PublicURL     string `name:"public-url" from:"SLUICE_PUBLIC_URL" use:"serve dev" need:"serve" shape:"url" group:"Serving" help:"Where the world reaches this API, such as https://hooks.example.com; it begins the URLs that are pasted into sources. dev takes http://localhost and its port."`
+	PublicURL     string `name:"public-url" from:"SLUICE_PUBLIC_URL" use:"serve dev" need:"serve" shape:"url" group:"Serving" help:"Where the world reaches this API, such as https://hooks.example.com; it begins the URLs that are pasted into sources. dev takes http://127.0.0.1 and its port."`
 
 	MasterKey        masterKey      `name:"master-key" from:"SLUICE_MASTER_KEY" use:"serve work dev" need:"serve work" secret:"true" group:"Secrets" help:"32 bytes, in hex, base64 or base64url, under which tenants' secrets are sealed. Without it no stored secret can be read; openssl rand -hex 32 makes one."`
 	AnthropicAPIKey  tenants.Secret `name:"anthropic-api-key" from:"ANTHROPIC_API_KEY" use:"work dev" secret:"true" group:"Models" help:"The operator's own key, for tenants that bring none."`

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -32,6 +33,7 @@ const (
 	devDatabase   = "sluice"
 	devEnvFile    = "dev.env"
 	devLogFile    = "sluice.log"
+	devPostgres   = "postgres.log"
 	devKeyFile    = "master.key"
 	devModel      = "scripted/echo-1"
 	devFileMode   = 0o600
@@ -42,6 +44,8 @@ const (
 	devAPIPort    = 8080
 	devMetrics    = 9090
 	devTargetPort = 8787
+	devLease      = 6 * time.Second
+	leaseDefault  = 30 * time.Second
 )
 
 // devCommand runs all of Sluice on this machine alone: Postgres, API, workers, a scripted model and a target for callbacks.
@@ -62,7 +66,9 @@ type dev struct {
 	provider *scripted.Provider
 	target   *scripted.Target
 	env      devEnv
-	stops    []func(context.Context)
+	// earlier is what the last start told.
+	earlier devEnv
+	stops   []func(context.Context)
 }
 
 // Run starts everything, shows the demo, and waits for a signal.
@@ -97,7 +103,7 @@ func (c devCommand) Run(ctx context.Context, config *Config, std streams, lookup
 		again()
 		d.say("\nStopping: no new events, and what runs comes to its end ...")
 	case <-d.cluster.Done():
-		return errors.New("Postgres stopped by itself; its log is in " + filepath.Join(d.command.Dir, devLogFile))
+		return errors.New("Postgres stopped by itself; its log is in " + filepath.Join(d.command.Dir, devPostgres))
 	}
 	return nil
 }
@@ -127,6 +133,9 @@ func (d *dev) startFiles(context.Context) error {
 	}
 	d.log = log
 	d.onStop(func(context.Context) { _ = log.Close() })
+	if err := d.earlier.read(filepath.Join(d.command.Dir, devEnvFile)); err != nil {
+		return err
+	}
 	if len(d.config.MasterKey.bytes()) > 0 {
 		return nil
 	}
@@ -151,8 +160,13 @@ func (d *dev) startFiles(context.Context) error {
 
 // startPostgres runs the private cluster and migrates its database.
 func (d *dev) startPostgres(ctx context.Context) error {
+	log, err := os.OpenFile(filepath.Join(d.command.Dir, devPostgres), os.O_CREATE|os.O_WRONLY|os.O_APPEND, devFileMode)
+	if err != nil {
+		return fmt.Errorf("open the log of Postgres: %w", err)
+	}
+	d.onStop(func(context.Context) { _ = log.Close() })
 	cluster, err := embedded.Start(ctx, embedded.Config{
-		BinDir: d.binDir, Dir: filepath.Join(d.command.Dir, "postgres"), Durable: true, Log: d.log,
+		BinDir: d.binDir, Dir: filepath.Join(d.command.Dir, "postgres"), Durable: true, Log: log,
 		Version: d.command.Version, MaxConnections: 200,
 	})
 	if err != nil {
@@ -163,18 +177,18 @@ func (d *dev) startPostgres(ctx context.Context) error {
 	if err := ensureDatabase(ctx, cluster.URL("postgres"), devDatabase); err != nil {
 		return err
 	}
-	url := cluster.URL(devDatabase)
-	if err := migrations.Up(ctx, url); err != nil {
+	database := cluster.URL(devDatabase)
+	if err := migrations.Up(ctx, database); err != nil {
 		return err
 	}
-	d.config.DatabaseURL, d.config.OwnerDatabaseURL = tenants.NewSecret(url), tenants.NewSecret(url)
-	d.env.OwnerDatabaseURL = url
+	d.config.DatabaseURL, d.config.OwnerDatabaseURL = tenants.NewSecret(database), tenants.NewSecret(database)
+	d.env.OwnerDatabaseURL = database
 	d.say("Postgres %s runs on port %d; its data is in %s", cluster.Version(), cluster.Port(), cluster.DataDir())
 	return nil
 }
 
-func ensureDatabase(ctx context.Context, url, name string) error {
-	conn, err := pgx.Connect(ctx, url)
+func ensureDatabase(ctx context.Context, server, name string) error {
+	conn, err := pgx.Connect(ctx, server)
 	if err != nil {
 		return fmt.Errorf("connect to the private Postgres: %w", err)
 	}
@@ -203,13 +217,38 @@ func (d *dev) startStandIns(ctx context.Context) error {
 	}
 	d.onStop(func(context.Context) { _ = d.target.Close() })
 	// A target that is found at the same address after a restart lets what is still to be sent arrive.
-	d.env.TargetURL, err = d.target.Listen(freePort(ctx, "127.0.0.1", devTargetPort))
+	d.env.TargetURL, err = d.target.Listen(freePort(ctx, "127.0.0.1", portOf(d.earlier.TargetURL, devTargetPort)))
 	if err != nil {
 		return fmt.Errorf("start the target: %w", err)
 	}
 	d.config.ScriptedURL = d.provider.URL()
 	d.env.ProviderURL, d.env.Model = d.provider.URL(), devModel
 	return nil
+}
+
+// portOf is the port of a URL, or otherwise where it has none.
+func portOf(address string, otherwise int) int {
+	u, err := url.Parse(address)
+	if err != nil {
+		return otherwise
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return otherwise
+	}
+	return port
+}
+
+// reachable is an address to call where a server listens on this one: every address of the machine is reached by loopback.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // freePort is host and wanted where that port is free, else host and any free port.
@@ -229,22 +268,28 @@ func freePort(ctx context.Context, host string, wanted int) string {
 // startSluice starts the API and the workers in this process.
 func (d *dev) startSluice(ctx context.Context) error {
 	d.config.AllowLoopback = true
+	if d.config.Lease == leaseDefault {
+		// Nobody waits here for a worker on another machine: what a kill interrupts goes on sooner.
+		d.config.Lease = devLease
+	}
 	for _, address := range []struct {
-		value  *string
-		normal string
-		port   int
-	}{{&d.config.Listen, ":8080", devAPIPort}, {&d.config.MetricsListen, ":9090", devMetrics}} {
+		value   *string
+		normal  string
+		port    int
+		earlier string
+	}{{&d.config.Listen, ":8080", devAPIPort, d.earlier.URL}, {&d.config.MetricsListen, ":9090", devMetrics, d.earlier.MetricsURL}} {
 		if *address.value != address.normal {
 			continue // set by the user, who is told if it is taken
 		}
 		// Development serves this machine alone.
-		*address.value = freePort(ctx, "127.0.0.1", address.port)
-		if _, port, _ := net.SplitHostPort(*address.value); port != strconv.Itoa(address.port) {
-			d.say("Port %d is taken, so %s is used.", address.port, port)
+		// The port of the last start first: what it has handed out stays good.
+		*address.value = freePort(ctx, "127.0.0.1", portOf(address.earlier, address.port))
+		if wanted := portOf(address.earlier, address.port); portOf("http://"+*address.value, 0) != wanted {
+			d.say("Port %d is taken, so %d is used.", wanted, portOf("http://"+*address.value, 0))
 		}
 	}
 	if d.config.PublicURL == "" {
-		d.config.PublicURL = "http://" + d.config.Listen
+		d.config.PublicURL = "http://" + reachable(d.config.Listen)
 	}
 	running := context.WithoutCancel(ctx)
 	told, err := startTelemetry(running, d.config, streams{out: d.out, err: d.log})
@@ -268,9 +313,9 @@ func (d *dev) startSluice(ctx context.Context) error {
 		return err
 	}
 	d.onStop(func(context.Context) { watch.stop() })
-	d.env.URL = "http://" + server.Addr()
+	d.env.URL = "http://" + reachable(server.Addr())
 	if watch.Addr() != "" {
-		d.env.MetricsURL = "http://" + watch.Addr() + "/metrics"
+		d.env.MetricsURL = "http://" + reachable(watch.Addr()) + "/metrics"
 	}
 	return nil
 }

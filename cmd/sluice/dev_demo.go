@@ -85,10 +85,7 @@ func (d *dev) client(key string) apiClient {
 
 // startDemo finds the demo tenant of an earlier start, or makes it.
 func (d *dev) startDemo(ctx context.Context) error {
-	var earlier devEnv
-	if err := earlier.read(filepath.Join(d.command.Dir, devEnvFile)); err != nil {
-		return err
-	}
+	earlier := d.earlier
 	if earlier.Key != "" && d.client(earlier.Key).call(ctx, http.MethodGet, "/v1/tenant", nil, nil) == nil {
 		return d.goOn(ctx, earlier)
 	}
@@ -357,5 +354,5 @@ What to try, in another shell:
   curl -s "$SLUICE_SCRIPTED_URL/"                       # how to make the model slow, refuse, answer garbage ...
   psql "$SLUICE_OWNER_DATABASE_URL"
 
-The log is %[2]s. Ctrl-C stops; the data stays; "make clean" forgets it.`, envPath, filepath.Join(filepath.Dir(envPath), devLogFile))
+The logs are %[2]s and postgres.log beside it. Ctrl-C stops; the data stays; "make clean" forgets it.`, envPath, filepath.Join(filepath.Dir(envPath), devLogFile))
 }
