@@ -101,7 +101,12 @@ func (w *world) start(command, up string) *process {
 			}
 		}
 	}()
-	w.t.Cleanup(p.kill)
+	w.t.Cleanup(func() {
+		p.kill()
+		if w.t.Failed() {
+			w.t.Logf("what %s said:\n%s", command, p.log)
+		}
+	})
 	select {
 	case <-ready:
 	case <-gone:
@@ -228,6 +233,15 @@ func (w *world) deliver(s shop, id string) (status int, eventID string, duplicat
 func (w *world) until(n int, sql string) {
 	w.t.Helper()
 	var got int
+	w.t.Cleanup(func() {
+		if !w.t.Failed() {
+			return
+		}
+		var runs, jobs string
+		_ = w.base.Owner.QueryRow(context.Background(), `select coalesce(string_agg(concat_ws(' ', status, reason, attempt, epoch, lease_until, until), e'\n'), '') from sluice.runs`).Scan(&runs)
+		_ = w.base.Owner.QueryRow(context.Background(), `select coalesce(string_agg(concat_ws(' ', id, kind, state, attempt, scheduled_at), e'\n' order by id), '') from river.river_job`).Scan(&jobs)
+		w.t.Logf("runs:\n%s\njobs:\n%s", runs, jobs)
+	})
 	require.Eventually(w.t, func() bool {
 		require.NoError(w.t, w.base.Owner.QueryRow(context.Background(), sql).Scan(&got))
 		return got == n
