@@ -28,7 +28,7 @@ import (
 )
 
 // e2eWait bounds every wait of these tests for something that must come.
-const e2eWait = time.Minute
+const e2eWait = 2 * time.Minute
 
 // world is everything outside of Sluice, and the database: it outlives every process that is killed.
 type world struct {
@@ -67,7 +67,7 @@ func newWorld(t *testing.T) *world {
 	}))
 	w.env = append(os.Environ(), "SLUICE_TEST_AS_SLUICE=1", "DATABASE_URL="+w.base.URL, "SLUICE_MASTER_KEY="+fmt.Sprintf("%x", w.base.MasterKey),
 		"SLUICE_LISTEN="+w.address, "SLUICE_PUBLIC_URL=http://"+w.address, "SLUICE_METRICS_LISTEN=127.0.0.1:0", "SLUICE_SCRIPTED_URL="+w.provider.URL(),
-		"SLUICE_ALLOW_LOOPBACK=true", "SLUICE_LEASE=3s", "SLUICE_SWEEP_EVERY=200ms", "SLUICE_SHUTDOWN_TIMEOUT=5s", "SLUICE_DB_CONNS=4")
+		"SLUICE_ALLOW_LOOPBACK=true", "SLUICE_LEASE=5s", "SLUICE_SWEEP_EVERY=200ms", "SLUICE_SHUTDOWN_TIMEOUT=5s", "SLUICE_DB_CONNS=4")
 	return w
 }
 
@@ -248,6 +248,41 @@ func (w *world) until(n int, sql string) {
 	}, e2eWait, 20*time.Millisecond, "%s: %d, wanted %d", sql, got, n)
 }
 
+// booked holds the ledger against the provider's journal, request by request: what was billed is charged to the token where the reply was stored,
+// and booked as at least that much where it was lost.
+func (w *world) booked() {
+	w.t.Helper()
+	type entry struct {
+		kind      string
+		in, out   int64
+		requestID string
+	}
+	rows, err := w.base.Owner.Query(w.t.Context(), `
+		select kind, input_uncached + input_cache_read + input_cache_write_5m + input_cache_write_1h, output_visible + output_reasoning, call_id
+		from sluice.ledger_entries`)
+	require.NoError(w.t, err)
+	entries := map[string]entry{}
+	for rows.Next() {
+		var e entry
+		var call uuid.UUID
+		require.NoError(w.t, rows.Scan(&e.kind, &e.in, &e.out, &call))
+		entries[tenants.FormatID(tenants.CallPrefix, call)] = e
+	}
+	require.NoError(w.t, rows.Err())
+	for _, request := range w.provider.Journal() {
+		e, ok := entries[request.RequestID]
+		require.True(w.t, ok, "request %d of the provider's journal is in the ledger", request.N)
+		if e.kind == "charge" {
+			require.True(w.t, request.Billed)
+			require.Equal(w.t, request.Usage.InputUncached, e.in, "to the token")
+			require.Equal(w.t, request.Usage.OutputVisible, e.out, "to the token")
+			continue
+		}
+		require.GreaterOrEqual(w.t, e.in, request.Usage.InputUncached)
+		require.GreaterOrEqual(w.t, e.out, request.Usage.OutputVisible)
+	}
+}
+
 const (
 	servingUp = `"serving"`
 	workingUp = `"working"`
@@ -300,18 +335,7 @@ func TestKilledInMidCallTenTimes(t *testing.T) {
 	for key, n := range effects {
 		require.Equal(t, 1, n, key)
 	}
-	billed := int64(0)
-	for _, e := range w.provider.Journal() {
-		if e.Billed {
-			billed += e.Usage.InputUncached + e.Usage.OutputVisible
-		}
-	}
-	var charged, orphans int64
-	require.NoError(t, w.base.Owner.QueryRow(t.Context(), `
-		select coalesce(sum(input_uncached + output_visible) filter (where kind = 'charge'), 0)::bigint, count(*) filter (where kind = 'orphan')
-		from sluice.ledger_entries`).Scan(&charged, &orphans))
-	require.Equal(t, billed, charged, "what was billed was charged, to the token")
-	require.EqualValues(t, kills, orphans, "a call whose reply was lost is booked as an estimate")
+	w.booked()
 
 	// The same deliveries again: all known, nothing new.
 	for i := range kills {
