@@ -253,9 +253,8 @@ func (w *world) until(n int, sql string) {
 func (w *world) booked() {
 	w.t.Helper()
 	type entry struct {
-		kind      string
-		in, out   int64
-		requestID string
+		kind    string
+		in, out int64
 	}
 	rows, err := w.base.Owner.Query(w.t.Context(), `
 		select kind, input_uncached + input_cache_read + input_cache_write_5m + input_cache_write_1h, output_visible + output_reasoning, call_id
