@@ -67,7 +67,7 @@ func newWorld(t *testing.T) *world {
 	}))
 	w.env = append(os.Environ(), "SLUICE_TEST_AS_SLUICE=1", "DATABASE_URL="+w.base.URL, "SLUICE_MASTER_KEY="+fmt.Sprintf("%x", w.base.MasterKey),
 		"SLUICE_LISTEN="+w.address, "SLUICE_PUBLIC_URL=http://"+w.address, "SLUICE_METRICS_LISTEN=127.0.0.1:0", "SLUICE_SCRIPTED_URL="+w.provider.URL(),
-		"SLUICE_ALLOW_LOOPBACK=true", "SLUICE_LEASE=5s", "SLUICE_SWEEP_EVERY=200ms", "SLUICE_SHUTDOWN_TIMEOUT=5s", "SLUICE_DB_CONNS=4")
+		"SLUICE_ALLOW_LOOPBACK=true", "SLUICE_LEASE=8s", "SLUICE_SWEEP_EVERY=200ms", "SLUICE_SHUTDOWN_TIMEOUT=5s", "SLUICE_DB_CONNS=4")
 	return w
 }
 
