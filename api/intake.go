@@ -170,8 +170,8 @@ func (in *intake) find(ctx context.Context, token string) (found db.EndpointFoun
 
 // verify holds the delivery against every secret that is good, and notes the one that matched.
 func (in *intake) verify(d *delivery) *source.Refusal {
-	settings, err := sourceSettings(d.source, d.endpoint.Settings)
-	if err != nil {
+	settings, faults := splitSettings(d.source, d.endpoint.Settings)
+	if len(faults) > 0 {
 		return &source.Refusal{Reason: "settings.invalid", Detail: "The endpoint's settings cannot be used."}
 	}
 	d.settings = settings
@@ -269,6 +269,7 @@ func (in *intake) prepare(r *http.Request, d *delivery, events []source.Event) (
 			Event: db.Event{
 				ID: tenants.NewID(), EndpointID: d.endpoint.ID, Source: d.source.Name, SourceEventID: e.ID, Type: e.Type, Entity: e.Entity,
 				Sequence: e.Sequence, SecretID: &d.secret.ID, Test: test, TraceID: traceID,
+				ReceivedAt: d.request.ReceivedAt, // the row's own is the database's clock
 			},
 			BodySHA256: sum[:], Headers: headers, Body: d.request.Body,
 		}}
@@ -299,14 +300,7 @@ func bodyKey(index int, eventType string, body []byte) string {
 
 // ask lets every automation of the endpoint judge the event.
 func (in *intake) ask(d *delivery, f *freshEvent, payload any) {
-	e := automations.Event{
-		ID: tenants.FormatID(tenants.EventPrefix, f.event.ID), Source: f.event.Source, Type: f.event.Type, Entity: f.event.Entity,
-		EndpointID: tenants.FormatID(tenants.EndpointPrefix, f.event.EndpointID), SourceEventID: f.event.SourceEventID,
-		ReceivedAt: d.request.ReceivedAt, OccurredAt: d.request.ReceivedAt, Test: f.event.Test,
-	}
-	if f.event.OccurredAt != nil {
-		e.OccurredAt = *f.event.OccurredAt
-	}
+	e := jobs.EventOf(f.event.Event)
 	verdicts := make([]verdict, 0, len(d.endpoint.Automations))
 	for _, a := range d.endpoint.Automations {
 		v := verdict{AutomationID: tenants.FormatID(tenants.AutomationPrefix, a.AutomationID), Version: a.Version}

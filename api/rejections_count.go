@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"sluice/api/source"
 	"sluice/db"
 )
 
@@ -185,13 +184,4 @@ func keptHeader(lower string) bool {
 		return false
 	}
 	return strings.HasPrefix(lower, "x-") || strings.HasPrefix(lower, "webhook-") || strings.HasPrefix(lower, "svix-")
-}
-
-// sourceSettings takes what is ours out of an endpoint's settings and lets the source read the rest.
-func sourceSettings(s source.Source, raw json.RawMessage) (source.Settings, error) {
-	settings, faults := splitSettings(s, raw)
-	if len(faults) > 0 {
-		return nil, &source.Refusal{Reason: "settings.invalid", Detail: faults[0].Message}
-	}
-	return settings, nil
 }

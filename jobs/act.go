@@ -38,15 +38,7 @@ func (w *actionWorker) Timeout(*river.Job[ActionArgs]) time.Duration { return w.
 
 // Work makes one try at an effect.
 func (w *actionWorker) Work(ctx context.Context, job *river.Job[ActionArgs]) error {
-	err := w.work(ctx, job)
-	var later snooze
-	switch {
-	case err == nil, errors.Is(err, errNothing), errors.Is(err, db.ErrStale):
-		return nil
-	case errors.As(err, &later):
-		return river.JobSnooze(max(later.after, snoozeMin))
-	}
-	return err
+	return forRiver(w.work(ctx, job))
 }
 
 func (w *actionWorker) work(ctx context.Context, job *river.Job[ActionArgs]) error {

@@ -135,7 +135,7 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 	}
 	nonce := make([]byte, nonceBytes)
 	_, _ = rand.Read(nonce)
-	system, user, err := c.automation.Prompt(eventOf(c.event), c.payload, hex.EncodeToString(nonce))
+	system, user, err := c.automation.Prompt(EventOf(c.event), c.payload, hex.EncodeToString(nonce))
 	if err != nil {
 		return stop(die(reasonPrompt, "The prompt cannot be rendered: "+err.Error()))
 	}
@@ -254,8 +254,8 @@ func (w *runWorker) settle(ctx context.Context, c *claimed, book func(ctx contex
 	}
 }
 
-// eventOf is what an automation sees of an event.
-func eventOf(e db.Event) automations.Event {
+// EventOf is what an automation sees of an event, at the door and at work alike.
+func EventOf(e db.Event) automations.Event {
 	out := automations.Event{
 		ID: tenants.FormatID(tenants.EventPrefix, e.ID), Source: e.Source, Type: e.Type, Entity: e.Entity,
 		EndpointID: tenants.FormatID(tenants.EndpointPrefix, e.EndpointID), SourceEventID: e.SourceEventID, ReceivedAt: e.ReceivedAt,

@@ -116,7 +116,7 @@ func (w *runWorker) intent(c *claimed, output any) (*db.Action, *db.RunStep) {
 		AutomationVersion: c.run.AutomationVersion, EventType: c.event.Type, Entity: c.event.Entity, Mode: c.run.Mode, Output: output, At: w.now(),
 	}
 	if params.Body != "" {
-		if in.Body, err = c.automation.ActionBody(eventOf(c.event), c.payload, output); err != nil {
+		if in.Body, err = c.automation.ActionBody(EventOf(c.event), c.payload, output); err != nil {
 			return stop(reasonActionBody, "The action's body cannot be rendered: "+err.Error())
 		}
 	}

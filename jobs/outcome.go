@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/riverqueue/river"
+
 	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/action"
@@ -50,6 +52,32 @@ const (
 	reasonActionBody  = "action.body"
 	providerReasonDot = "provider."
 )
+
+// snoozeMin is the shortest snooze: a job that came a moment early must not spin.
+const snoozeMin = 500 * time.Millisecond
+
+// snooze says that the job is to come again after a while: not a failure.
+type snooze struct{ after time.Duration }
+
+func (s snooze) Error() string { return "not yet: again in " + s.after.String() }
+
+// errNothing says that there is nothing to do: the run has ended, waits for somebody else, or is gone.
+var errNothing = errors.New("nothing to do")
+
+// errLost says that another worker holds the run by now.
+var errLost = errors.New("the run is no longer this worker's")
+
+// forRiver turns what a worker's job came to into River's outcomes: done with it, snooze, or an error that River retries.
+func forRiver(err error) error {
+	var later snooze
+	switch {
+	case err == nil, errors.Is(err, errNothing), errors.Is(err, errLost), errors.Is(err, db.ErrStale):
+		return nil
+	case errors.As(err, &later):
+		return river.JobSnooze(max(later.after, snoozeMin))
+	}
+	return err
+}
 
 // tried is how far a run has come with its calls.
 type tried struct {

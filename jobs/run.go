@@ -20,9 +20,6 @@ import (
 	"sluice/tenants"
 )
 
-// snoozeMin is the shortest snooze: a job that came a moment early must not spin.
-const snoozeMin = 500 * time.Millisecond
-
 // runWorker takes a run from its claim to its outcome: claim (a transaction), ask the model (none), conclude (a transaction).
 type runWorker struct {
 	river.WorkerDefaults[RunArgs]
@@ -52,31 +49,13 @@ type claimed struct {
 	calls      []db.Call
 }
 
-// snooze says that the job is to come again after a while: not a failure.
-type snooze struct{ after time.Duration }
-
-func (s snooze) Error() string { return "not yet: again in " + s.after.String() }
-
-// errNothing says that there is nothing to do: the run has ended, waits for somebody else, or is gone.
-var errNothing = errors.New("nothing to do")
-
-// errLost says that another worker holds the run by now.
-var errLost = errors.New("the run is no longer this worker's")
-
 // Work takes one run as far as it goes.
 func (w *runWorker) Work(ctx context.Context, job *river.Job[RunArgs]) error {
 	c, err := w.claim(ctx, job.Args)
 	if err == nil {
 		err = w.hold(ctx, job, c)
 	}
-	var later snooze
-	switch {
-	case err == nil, errors.Is(err, errNothing), errors.Is(err, errLost), errors.Is(err, db.ErrStale):
-		return nil
-	case errors.As(err, &later):
-		return river.JobSnooze(max(later.after, snoozeMin))
-	}
-	return err
+	return forRiver(err)
 }
 
 // claim takes the run and reads what its work needs. What cannot even begin is ended here.

@@ -257,36 +257,16 @@ func (d *dev) showSample(ctx context.Context, name, event, url, secret string) e
 	return nil
 }
 
-// sampleAnswer is what the door said to a sample.
-type sampleAnswer struct {
-	status int
-	body   []byte
-}
-
 // sendSample signs a sample as its source would and posts it.
-func sendSample(ctx context.Context, name, event, url, secret string) (sampleAnswer, error) {
+func sendSample(ctx context.Context, name, event, url, secret string) (doorAnswer, error) {
 	s, sample, err := findSample(name, event)
 	if err != nil {
-		return sampleAnswer{}, err
+		return doorAnswer{}, err
 	}
 	id, at := newSampleID(), time.Now().UTC()
-	body := sample.Body(id, at)
-	header, err := s.Sign(source.SignInput{Method: http.MethodPost, URL: url, Header: sample.Header, Body: body, Secret: secret, ID: id, At: at})
-	if err != nil {
-		return sampleAnswer{}, fmt.Errorf("sign: %w", err)
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
-	if err != nil {
-		return sampleAnswer{}, fmt.Errorf("deliver: %w", err)
-	}
-	request.Header = header
-	response, err := (&http.Client{Timeout: sendTimeout}).Do(request)
-	if err != nil {
-		return sampleAnswer{}, fmt.Errorf("deliver: %w", err)
-	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, sendBytesMax))
-	return sampleAnswer{response.StatusCode, answer}, err
+	return postSigned(ctx, &http.Client{Timeout: sendTimeout}, s, source.SignInput{
+		Method: http.MethodPost, URL: url, Header: sample.Header, Body: sample.Body(id, at), Secret: secret, ID: id, At: at,
+	}, false)
 }
 
 type demoStory struct {

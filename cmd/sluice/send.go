@@ -139,31 +139,47 @@ func (c *sendCommand) readBody(in io.Reader) ([]byte, error) {
 
 // deliver makes one delivery and prints its answer on one line. It says whether the delivery was taken.
 func (c *sendCommand) deliver(ctx context.Context, client *http.Client, out io.Writer, s source.Source, in source.SignInput) (bool, error) {
+	began := time.Now()
+	answer, err := postSigned(ctx, client, s, in, c.BadSignature)
+	if err != nil {
+		return false, err
+	}
+	_, err = fmt.Fprintf(out, "%s in %s: %s\n", answer.line, time.Since(began).Round(100*time.Microsecond), oneLine(answer.body))
+	return answer.status/100 == 2, err
+}
+
+// doorAnswer is what the door said to a delivery.
+type doorAnswer struct {
+	status int
+	line   string // such as "200 OK"
+	body   []byte // its first sendBytesMax
+}
+
+// postSigned signs as the source would, and posts; tampered, the body is changed after it was signed.
+func postSigned(ctx context.Context, client *http.Client, s source.Source, in source.SignInput, tampered bool) (doorAnswer, error) {
 	header, err := s.Sign(in)
 	if err != nil {
-		return false, fmt.Errorf("sign: %w", err)
+		return doorAnswer{}, fmt.Errorf("sign: %w", err)
 	}
 	body := in.Body
-	if c.BadSignature {
+	if tampered {
 		body = append(bytes.Clone(body), '\n')
 	}
 	request, err := http.NewRequestWithContext(ctx, in.Method, in.URL, bytes.NewReader(body))
 	if err != nil {
-		return false, usage("--url: %w", err)
+		return doorAnswer{}, usage("--url: %w", err)
 	}
 	request.Header = header
-	began := time.Now()
 	response, err := client.Do(request)
 	if err != nil {
-		return false, fmt.Errorf("deliver: %w", err)
+		return doorAnswer{}, fmt.Errorf("deliver: %w", err)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, sendBytesMax))
 	if err != nil {
-		return false, fmt.Errorf("read the answer: %w", err)
+		return doorAnswer{}, fmt.Errorf("read the answer: %w", err)
 	}
-	_, err = fmt.Fprintf(out, "%s in %s: %s\n", response.Status, time.Since(began).Round(100*time.Microsecond), oneLine(answer))
-	return response.StatusCode/100 == 2, err
+	return doorAnswer{response.StatusCode, response.Status, answer}, nil
 }
 
 // oneLine makes one line of an answer, which a server chose.
