@@ -91,17 +91,17 @@ func (a *API) sampleDelivery(ctx context.Context, e db.Endpoint, secret tenants.
 	}
 	at, id := a.deps.Now(), "test-"+tenants.NewID().String()
 	body := sample.Body(id, at)
-	header, err := s.Sign(source.SignInput{
+	signed, err := s.Sign(source.SignInput{
 		Method: http.MethodPost, URL: a.endpointURL(e), Header: sample.Header, Body: body, Secret: secret.Reveal(), ID: id, At: at, Settings: settings,
 	})
 	if err != nil {
 		return nil, conflict("sample.unsigned", "A sample cannot be signed with the endpoint's settings and secret.")
 	}
-	r, err := http.NewRequestWithContext(withTest(ctx), http.MethodPost, intakePrefix+e.Token, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(withTest(ctx), http.MethodPost, intakePrefix+e.Token, bytes.NewReader(signed.Body))
 	if err != nil {
 		return nil, err
 	}
-	r.Header = header
+	r.Header = signed.Header
 	return r, nil
 }
 

@@ -12,6 +12,11 @@ const orderSetting = "order"
 // orderNone is the order in which every event stands on its own.
 const orderNone = "none"
 
+// orderSettings says what splitSettings reads itself, for a person.
+var orderSettings = []source.Setting{
+	{Name: orderSetting, Help: "none: every event on its own"},
+}
+
 // splitSettings checks an endpoint's settings: ours here, the rest by the source. It returns the source's part, compiled.
 func splitSettings(s source.Source, raw json.RawMessage) (source.Settings, []source.Fault) {
 	fields := map[string]json.RawMessage{}

@@ -27,13 +27,14 @@ func TestCatalogueIsCompleteAndSorted(t *testing.T) {
 		require.NotEmpty(t, s.Retries, s.Name)
 		require.Positive(t, s.BodyMax, s.Name)
 		require.NotEmpty(t, s.Samples, s.Name)
-		require.NotNil(t, s.SignedTime, s.Name)
+		require.NotEmpty(t, s.Order, s.Name)
+		require.NotNil(t, s.Window, s.Name)
+		require.NotNil(t, s.BodySigned, s.Name)
 		require.NotNil(t, s.IDSigned, s.Name)
-		require.NotNil(t, s.Payload, s.Name)
 		require.NotNil(t, s.CheckSecret, s.Name)
 		require.NotNil(t, s.ParseSettings, s.Name)
 		switch s.SecretFrom {
-		case source.SecretFromSource:
+		case source.SecretFromSource, source.SecretNone:
 			require.Nil(t, s.NewSecret, s.Name)
 			require.NotContains(t, s.Setup, "{secret}", s.Name)
 		default:

@@ -192,3 +192,70 @@ func latest(times ...time.Time) time.Time {
 }
 
 func sortedKeys(m map[string]json.RawMessage) []string { return slices.Sorted(maps.Keys(m)) }
+
+// elements gives the members of an array; anything else, and an empty one, is a *Refusal.
+func elements(doc []byte) ([]json.RawMessage, error) {
+	var all []json.RawMessage
+	if json.Unmarshal(doc, &all) != nil || len(all) == 0 {
+		return nil, refuse(ReasonPayloadMalformed, "expected a JSON array with at least one event")
+	}
+	return all, nil
+}
+
+// within gives the object that stands under a path of names, and nil where there is none.
+func (o object) within(names ...string) object {
+	for _, name := range names {
+		o = o.in(name)
+	}
+	return o
+}
+
+// millis gives the unix milliseconds under a name as a time, and zero where there are none.
+func (o object) millis(name string) time.Time {
+	n, err := strconv.ParseInt(o.id(name), 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return unixTime(n, time.Millisecond)
+}
+
+// seconds gives the unix seconds under a name, with or without a fraction, as a number or a string; and zero where there are none.
+func (o object) seconds(name string) time.Time {
+	text := o.text(name)
+	if text == "" {
+		text = string(o[name])
+	}
+	whole, fraction, _ := strings.Cut(text, ".")
+	n, err := strconv.ParseInt(whole, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	const nanoDigits = 9
+	fraction = (fraction + "000000000")[:nanoDigits]
+	nanos, err := strconv.ParseInt(fraction, 10, 64)
+	if err != nil || nanos < 0 {
+		return time.Time{}
+	}
+	return storable(time.Unix(n, nanos))
+}
+
+// timeAs gives the time under a name that is written in one of the layouts, in UTC where the layout has no zone, and zero
+// where there is none.
+func (o object) timeAs(name string, layouts ...string) time.Time {
+	text := o.text(name)
+	for _, layout := range layouts {
+		if t, err := time.Parse(layout, text); err == nil {
+			return storable(t)
+		}
+	}
+	return time.Time{}
+}
+
+// sequence gives the whole number under a name, and nil where there is none.
+func (o object) sequence(name string) *int64 {
+	n, err := strconv.ParseInt(o.id(name), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &n
+}

@@ -134,7 +134,7 @@ func TestEventsOfAPayload(t *testing.T) {
 			s, _ := source.Get(c.source)
 			events, err := s.Events(source.Request{Header: c.header, Body: []byte(c.body), ReceivedAt: noon}, nil)
 			require.NoError(t, err)
-			require.Equal(t, []source.Event{{ID: c.id, Type: c.kind, OccurredAt: at(t, c.at), Entity: c.entity}}, events)
+			require.Equal(t, []source.Event{{ID: c.id, Type: c.kind, OccurredAt: at(t, c.at), Entity: c.entity}}, named(events))
 		})
 	}
 }

@@ -48,7 +48,7 @@ func FuzzVerify(f *testing.F) {
 			}
 			h.Set(name, value)
 			r := source.Request{Method: http.MethodPost, URL: publicURL, Header: h, Body: body, ReceivedAt: time.Unix(seconds, 0)}
-			matched, err := s.Verify(r, s.secrets, s.settings)
+			matched, err := s.Verify(r, s.secrets(), s.settings)
 			require.Equal(t, -1, matched)
 			var refusal *source.Refusal
 			require.ErrorAs(t, err, &refusal)
@@ -122,7 +122,7 @@ func FuzzDocument(f *testing.F) {
 
 // FuzzHMACSettings: no settings make ParseSettings panic, and those it takes can sign and verify.
 func FuzzHMACSettings(f *testing.F) {
-	for _, raw := range settingsTried["hmac"] {
+	for _, raw := range traits["hmac"].tried {
 		f.Add([]byte(raw))
 	}
 	f.Add([]byte(`{"signature_header":"X","signed_string":"{{body}","id":"payload[0"}`))
@@ -137,7 +137,7 @@ func FuzzHMACSettings(f *testing.F) {
 		require.NoError(t, err)
 		require.NoError(t, s.CheckSecret(secret, settings))
 		one := subject{Source: s, settings: settings}
-		r := one.deliver(t, s.Samples[0], "id-1", secret)
+		r := one.deliver(t, s.Samples[0], "id-1", source.Trial{Sign: secret, Verify: secret})
 		_, err = s.Verify(r, []string{secret}, settings)
 		require.NoError(t, err)
 	})

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"mime"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -28,14 +27,15 @@ var github = Source{
 	Setup: "In the repository or organisation, Settings, Webhooks, add a webhook with the payload URL {url}, content type " +
 		"application/json and the secret {secret}, and choose the events you want. GitHub sends a ping at once.",
 	Signs:        "HMAC-SHA256 in hex over the raw body, in X-Hub-Signature-256.",
-	SignedTime:   never,
+	Window:       untimed,
+	BodySigned:   always,
 	IDSigned:     never, // the delivery id is a header
 	AnswerWithin: 10 * time.Second,
 	Retries:      "None by itself; a delivery of the last 3 days can be sent again by hand or API, with the same id.",
+	Order:        "updated_at and the like of the object; a push has only the time it arrived at GitHub.",
 	BodyMax:      25 << 20, // GitHub's own cap; it does not send larger events
 
 	Verify:      githubVerify,
-	Payload:     githubPayload,
 	Events:      githubEvents,
 	Samples:     githubSamples,
 	Sign:        githubSign,
@@ -92,16 +92,16 @@ func githubEvents(r Request, _ Settings) ([]Event, error) {
 		kind += "." + action
 	}
 	about, at := githubSubject(name, doc)
-	return []Event{{ID: id, Type: kind, OccurredAt: at, Entity: about}}, nil
+	return []Event{{ID: id, Type: kind, OccurredAt: at, Entity: about, Payload: payload}}, nil
 }
 
-func githubSign(in SignInput) (http.Header, error) {
+func githubSign(in SignInput) (Signed, error) {
 	if in.Secret == "" {
-		return nil, errNoSecret
+		return Signed{}, errNoSecret
 	}
 	h := signedHeader(in)
 	h.Set("User-Agent", "GitHub-Hookshot/sample")
 	h.Set(githubDelivery, in.ID)
 	h.Set(githubSignature, githubPrefix+hex.EncodeToString(sum(sha256.New, []byte(in.Secret), in.Body)))
-	return h, nil
+	return Signed{h, in.Body}, nil
 }

@@ -3,7 +3,6 @@ package source
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"strconv"
 	"time"
 )
@@ -17,9 +16,12 @@ var generic = Source{
 	Setup: "In the sending system, add a webhook with the URL {url}. Share the secret {secret} with it, or paste its own here, " +
 		"and say in the settings where it puts the signature and over what it computes it.",
 	Signs:      "An HMAC over the signed string of the settings, in the header that they name.",
-	SignedTime: func(s Settings) bool { set, ok := s.(*hmacSettings); return ok && set.signs(slotTimestamp) },
+	Window:     hmacWindow,
+	BodySigned: always,
 	IDSigned:   func(s Settings) bool { set, ok := s.(*hmacSettings); return ok && set.idSigned() },
 	Retries:    "As the sender chooses.",
+	Order:      "time, if the settings have an expression for it.",
+	Settings:   hmacSettingDocs,
 	BodyMax:    1 << 20,
 
 	Verify:        hmacVerify,
@@ -32,6 +34,13 @@ var generic = Source{
 }
 
 var errHMACSettings = refuse(ReasonSettingsInvalid, "the endpoint has no settings of a generic HMAC")
+
+func hmacWindow(s Settings) Window {
+	if set, ok := s.(*hmacSettings); ok && set.signs(slotTimestamp) {
+		return fiveMinutes(nil)
+	}
+	return Window{}
+}
 
 func hmacVerify(r Request, secrets []string, s Settings) (int, error) {
 	set, ok := s.(*hmacSettings)
@@ -71,7 +80,7 @@ func hmacVerify(r Request, secrets []string, s Settings) (int, error) {
 		return -1, err
 	}
 	if set.signs(slotTimestamp) {
-		return matched, checkWindow(signed, r.ReceivedAt)
+		return matched, checkWindow(signed, r.ReceivedAt, hmacWindow(set))
 	}
 	return matched, nil
 }
@@ -107,14 +116,14 @@ func hmacEvents(r Request, s Settings) ([]Event, error) {
 	return []Event{event}, nil
 }
 
-func hmacSign(in SignInput) (http.Header, error) {
+func hmacSign(in SignInput) (Signed, error) {
 	set, ok := in.Settings.(*hmacSettings)
 	if !ok {
-		return nil, errHMACSettings
+		return Signed{}, errHMACSettings
 	}
 	key, err := set.key(in.Secret)
 	if err != nil {
-		return nil, errNoSecret
+		return Signed{}, errNoSecret
 	}
 	h := signedHeader(in)
 	var timestamp string
@@ -127,7 +136,7 @@ func hmacSign(in SignInput) (http.Header, error) {
 	}
 	mac := sum(set.algorithm, key, set.content(in.Method, in.URL, in.ID, timestamp, in.Body)...)
 	h.Set(set.signatureHeader, set.prefix+set.encoding.encode(mac))
-	return h, nil
+	return Signed{h, in.Body}, nil
 }
 
 func hmacCheckSecret(secret string, s Settings) error {

@@ -33,6 +33,23 @@ const (
 
 var slots = []string{slotBody, slotTimestamp, slotID, slotMethod, slotURL}
 
+// hmacSettingDocs says what parseHMACSettings reads, for a person.
+var hmacSettingDocs = []Setting{
+	{"signature_header", "required: the header with the signature"},
+	{"prefix", "what stands before the signature, such as sha256=; else nothing"},
+	{"algorithm", "sha1, sha256 or sha512; else sha256"},
+	{"encoding", "of the signature: hex, base64 or base64url; else hex"},
+	{"secret_encoding", "how the key stands in the secret: raw, hex, base64 or whsec; else raw"},
+	{"timestamp_header", "the header with the signed time; goes with {timestamp} in signed_string"},
+	{"timestamp_unit", "s or ms; else s"},
+	{"signed_string", "what is signed: text and {body}, {timestamp}, {id}, {method}, {url}; else {body}"},
+	{"id_header", "the header with the event's id"},
+	{"id", "CEL over payload and header that gives the event's id; else the header's, else the hash of the body"},
+	{"type", "CEL that gives the event's type"},
+	{"time", "CEL that gives when it happened"},
+	{"entity", "CEL that gives what it is about"},
+}
+
 // hmacSettings are the settings of a generic HMAC, checked and compiled. They do not change.
 type hmacSettings struct {
 	signatureHeader string

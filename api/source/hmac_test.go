@@ -76,7 +76,7 @@ func TestHMACEvents(t *testing.T) {
 			}
 			require.NoError(t, err)
 			c.want.OccurredAt = at(t, c.at)
-			require.Equal(t, []source.Event{c.want}, events)
+			require.Equal(t, []source.Event{c.want}, named(events))
 		})
 	}
 }
@@ -155,7 +155,7 @@ func TestHMACSettingsDecideWhatIsSigned(t *testing.T) {
 	} {
 		s, set := hmacSource(t, settings)
 		require.Equal(t, want.idSigned, s.IDSigned(set), settings)
-		require.Equal(t, want.timed, s.SignedTime(set), settings)
+		require.Equal(t, want.timed, s.Window(set).Signed(), settings)
 	}
 	s, _ := source.Get("hmac")
 	require.False(t, s.IDSigned(nil))

@@ -10,8 +10,7 @@ import (
 )
 
 const (
-	// replayWindow is how far a signed timestamp may lie before or after the arrival. Five minutes is what Stripe's and the
-	// Standard Webhooks libraries allow; the future is bounded too, though Stripe's library does not.
+	// replayWindow is how far a signed timestamp may lie before or after the arrival, unless the source says otherwise.
 	replayWindow = 5 * time.Minute
 	// signaturesMax bounds the signatures of one header. A source sends one for each secret that is being rotated.
 	signaturesMax = 16
@@ -107,12 +106,12 @@ func parseTimestamp(digits string, unit time.Duration) (time.Time, error) {
 
 // checkWindow holds a signed time against the arrival. It is asked after the signature held, so that its reasons mean a
 // rightful delivery that is late, replayed, or met by a wrong clock.
-func checkWindow(signed, received time.Time) error {
+func checkWindow(signed, received time.Time, w Window) error {
 	switch age := received.Sub(signed); {
-	case age > replayWindow:
-		return refuse(ReasonTimestampStale, "signed more than "+replayWindow.String()+" before it arrived")
-	case age < -replayWindow:
-		return refuse(ReasonTimestampFuture, "signed more than "+replayWindow.String()+" after it arrived")
+	case age > w.Past:
+		return refuse(ReasonTimestampStale, "signed more than "+w.Past.String()+" before it arrived")
+	case age < -w.Future:
+		return refuse(ReasonTimestampFuture, "signed more than "+w.Future.String()+" after it arrived")
 	default:
 		return nil
 	}

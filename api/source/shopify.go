@@ -26,10 +26,12 @@ var shopify = Source{
 		"paste the app's client secret here. For webhooks made in the shop's settings, under Notifications, it is the key " +
 		"shown on that page.",
 	Signs:        "HMAC-SHA256 in base64 over the raw body, in X-Shopify-Hmac-Sha256; the key is the app's client secret.",
-	SignedTime:   never,
+	Window:       untimed,
+	BodySigned:   always,
 	IDSigned:     never, // ids and topic are headers
 	AnswerWithin: 5 * time.Second,
 	Retries:      "8 times over 4 hours; after 8 failures in a row a subscription made by API is deleted. Order is not promised.",
+	Order:        "updated_at of the resource.",
 	BodyMax:      4 << 20, // no cap is published; an order with many lines passes the usual 1 MiB
 
 	Verify:      shopifyVerify,
@@ -82,16 +84,16 @@ func shopifyEvents(r Request, _ Settings) ([]Event, error) {
 	return []Event{{ID: id, Type: topic, OccurredAt: at, Entity: entity(resource, doc.id("id"))}}, nil
 }
 
-func shopifySign(in SignInput) (http.Header, error) {
+func shopifySign(in SignInput) (Signed, error) {
 	if in.Secret == "" {
-		return nil, errNoSecret
+		return Signed{}, errNoSecret
 	}
 	h := signedHeader(in)
 	h.Set(shopifyEventID, in.ID)
 	h.Set(shopifyWebhookID, in.ID)
 	h.Set(shopifyTriggered, in.At.UTC().Format(time.RFC3339Nano))
 	h.Set(shopifySignature, base64.StdEncoding.EncodeToString(sum(sha256.New, []byte(in.Secret), in.Body)))
-	return h, nil
+	return Signed{h, in.Body}, nil
 }
 
 var shopifySamples = []Sample{{

@@ -7,6 +7,7 @@
 package source
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -15,10 +16,18 @@ import (
 // Request is one delivery as it reached the door.
 type Request struct {
 	Method     string      // as received, upper case
-	URL        string      // the public URL as registered at the source, never rebuilt from a proxied request
+	URL        string      // the public URL as registered at the source, never rebuilt from a proxied request, and the query as received
 	Header     http.Header // canonical keys, as net/http delivers them
 	Body       []byte      // the raw bytes; signatures cover these
 	ReceivedAt time.Time   // when the delivery arrived; signed timestamps are held against it
+
+	// Proxy holds those headers that the operator has said his own proxy sets (of a client's certificate); never what a
+	// sender could have written himself.
+	Proxy http.Header
+	// Certificate is what stands at the URL that CertificateURL gave: the caller fetches and caches it. PEM, the leaf first.
+	Certificate []byte
+	// Roots are what the chain of Certificate must end in; nil are the system's.
+	Roots *x509.CertPool
 }
 
 // Settings are an endpoint's settings that belong to its source, as ParseSettings made them. They are opaque to callers
@@ -39,6 +48,7 @@ const (
 	SecretFromSource SecretOrigin = "source" // the source makes it; it is pasted here
 	SecretFromSluice SecretOrigin = "sluice" // made here with NewSecret; it is pasted at the source
 	SecretFromEither SecretOrigin = "either" // pasted here if there is one already, else made with NewSecret
+	SecretNone       SecretOrigin = "none"   // there is none: the source proves itself by a certificate
 )
 
 // Event is what a delivery says happened. All strings are valid UTF-8 without control characters.
@@ -48,13 +58,57 @@ type Event struct {
 	OccurredAt time.Time // UTC; zero if unknown. Never the time of signing, which is new with every retry
 	Entity     string    // what it is about, "kind:id"; at most 256 runes, longer ones are hashed; "" if unknown
 	Sequence   *int64    // grows with each event of one entity, where the source has such a number; else nil
+
+	// Once is a second key that is taken only once, "" for none: what proves a delivery without covering its id, so that a
+	// replay under a fresh id is caught. Where IDSigned is false and the source sets none, it is made of the type and the body.
+	Once string
+	// Payload is the JSON document of this one event, which filters and templates see; nil where that is the body itself.
+	Payload []byte
 }
+
+// Window is how far the signed time may lie before (Past) and after (Future) the arrival. Zero: no time is signed.
+type Window struct{ Past, Future time.Duration }
+
+// Signed reports whether a time is under the signature.
+func (w Window) Signed() bool { return w != Window{} }
 
 // Answer is what a source wants to hear to a handshake, in place of the usual answer.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
+	// Visit, if set, is a URL that has to be fetched before this is answered: the source confirms a subscription so. Its host
+	// is one of the source's own, which the handshake has checked.
+	Visit string
+}
+
+// Codes are the statuses that harm least at a source for which a status has a side effect. 0 is the usual one, in brackets.
+type Codes struct {
+	Refused   int // [401] the signature does not hold
+	Malformed int // [400] it holds, and the payload cannot be read
+	TooLarge  int // [413] the body is larger than BodyMax
+	Disabled  int // [404] the endpoint is switched off
+	Busy      int // [503] not stored, to be sent again
+}
+
+// Signed is a delivery that is ready to be posted.
+type Signed struct {
+	Header http.Header
+	Body   []byte // not the given one where the signature stands inside it
+}
+
+// Setting is one field of an endpoint's settings, for a person.
+type Setting struct {
+	Name string
+	Help string // what it says, what it may be, and what it is if left out
+}
+
+// Trial is a key made for one sample to one's own endpoint, where only the source could sign with the endpoint's own.
+type Trial struct {
+	Sign        string // what Sign takes as the secret
+	Verify      string // what Verify takes as the secret
+	Certificate []byte // as in Request, for a source with certificates
+	Roots       *x509.CertPool
 }
 
 // Sample is a delivery that a source could make, for trying out an endpoint.
@@ -75,7 +129,8 @@ type SignInput struct {
 	Settings    Settings
 }
 
-// Source is one kind of system that sends webhooks. After All or Get every function but Handshake and NewSecret is set.
+// Source is one kind of system that sends webhooks. After All or Get every function is set but Challenge, CertificateURL,
+// Handshake, Trial and NewSecret, which not every source has.
 type Source struct {
 	Name  string // lower case, stable, part of the contract
 	Title string // for people
@@ -84,33 +139,45 @@ type Source struct {
 	SecretFrom SecretOrigin
 	Setup      string // what to paste where, for a person; {url} and {secret} are slots
 	Signs      string // one sentence: what is signed and how
+	Order      string // one sentence: what its events can be ordered by
+	Settings   []Setting
+	Notes      []string // what is weak or not known for certain, and what was chosen therefore; a sentence each
 
-	// SignedTime reports whether a timestamp is under the signature, so that Verify holds the delivery to a window of
-	// five minutes before and after ReceivedAt.
-	SignedTime func(Settings) bool
+	// Window is what Verify holds the signed time to.
+	Window func(Settings) Window
+	// BodySigned reports whether the body is under the signature. Where it is not, whoever knows the proof can send any body.
+	BodySigned func(Settings) bool
 	// IDSigned reports whether the id of the event is under the signature. Where it is not, a replayed body with a fresh id
-	// verifies, and the caller keeps a second key: the hash of the body.
+	// verifies, and Event.Once catches it.
 	IDSigned func(Settings) bool
 
 	AnswerWithin time.Duration // how long the source waits for an answer; 0 where it is not published
 	Retries      string        // its habit of retrying, for a person
 	BodyMax      int64         // bytes; a larger body is refused before it is read
+	Codes        Codes
+	// Accepted is what a delivery is answered with after the commit; nil is 200 and the event's id.
+	Accepted *Answer
 
+	// Challenge answers a question that comes without any signature, by the source's own protocol, and nil for any other
+	// delivery. It is nil for sources that have none. It must not use a secret: its answer is for everybody.
+	Challenge func(Request) *Answer
+	// CertificateURL says where the certificate of a delivery is, after checking that the URL is the source's own. Its error is
+	// a *Refusal. It is nil for sources without certificates.
+	CertificateURL func(Request) (string, error)
 	// Verify checks the signature over the raw bytes against every secret, and answers with the index of the one that
-	// matched. Its error is a *Refusal. Nothing of the payload is parsed.
+	// matched; for SecretNone with -1. Its error is a *Refusal. Nothing of the payload is parsed that is not needed to verify.
 	Verify func(r Request, secrets []string, s Settings) (matched int, err error)
 	// Handshake answers a delivery that is not an event but a question of the source, and nil for any other. It is nil for
 	// sources that have none. secret is the one that Verify matched. It may be called only after Verify held.
 	Handshake func(r Request, secret string, s Settings) *Answer
-	// Payload gives the JSON document of the delivery, which is the body unless the source wraps it. Its error is a
-	// *Refusal. It may be called only after Verify held.
-	Payload func(Request) ([]byte, error)
 	// Events names the one or more events of the delivery. Its error is a *Refusal. It may be called only after Verify held.
 	Events func(Request, Settings) ([]Event, error)
 
 	Samples []Sample // to be read only
-	// Sign gives the headers with which the source would deliver in.Body.
-	Sign func(in SignInput) (http.Header, error)
+	// Sign gives the headers, and the body, with which the source would deliver in.Body.
+	Sign func(in SignInput) (Signed, error)
+	// Trial makes a key for a sample; nil where the endpoint's secret can sign.
+	Trial func() (Trial, error)
 
 	// NewSecret makes a signing secret; nil where the source chooses it.
 	NewSecret func() (string, error)
@@ -123,3 +190,10 @@ type Source struct {
 
 func always(Settings) bool { return true }
 func never(Settings) bool  { return false }
+
+// untimed is the Window of a source that signs no time.
+func untimed(Settings) Window { return Window{} }
+
+// fiveMinutes is what Stripe's and the Standard Webhooks libraries allow; the future is bounded too, though Stripe's
+// library does not.
+func fiveMinutes(Settings) Window { return Window{Past: replayWindow, Future: replayWindow} }

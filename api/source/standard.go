@@ -38,10 +38,12 @@ var standard = Source{
 		"if it asks for one, give it {secret}.",
 	Signs: "HMAC-SHA256 in base64 over id, timestamp and raw body, joined by dots, in webhook-signature (v1; svix-signature " +
 		"too); the key is the base64 after whsec_.",
-	SignedTime:   always,
+	Window:       fiveMinutes,
+	BodySigned:   always,
 	IDSigned:     always,
 	AnswerWithin: 15 * time.Second, // the specification recommends senders to wait 15 to 30 seconds
 	Retries:      "As the sender chooses; the specification's example is 10 attempts over some 3 days. The id stays the same.",
+	Order:        "timestamp of the body, if the sender follows the recommended shape.",
 	BodyMax:      1 << 20,
 
 	Verify:      standardVerify,
@@ -102,7 +104,7 @@ func standardVerify(r Request, secrets []string, _ Settings) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	return matched, checkWindow(signed, r.ReceivedAt)
+	return matched, checkWindow(signed, r.ReceivedAt, fiveMinutes(nil))
 }
 
 // standardParse reads space-separated "v1,<base64>" signatures; those of other versions and unreadable ones are skipped.
@@ -147,10 +149,10 @@ func standardEvents(r Request, _ Settings) ([]Event, error) {
 	return []Event{{ID: id, Type: kind, OccurredAt: doc.time("timestamp"), Entity: entity(noun, doc.in("data").id("id"))}}, nil
 }
 
-func standardSign(in SignInput) (http.Header, error) {
+func standardSign(in SignInput) (Signed, error) {
 	key, err := prefixedKey(in.Secret)
 	if err != nil {
-		return nil, errNoSecret
+		return Signed{}, errNoSecret
 	}
 	timestamp := strconv.FormatInt(in.At.Unix(), 10)
 	mac := sum(sha256.New, key, []byte(in.ID+"."+timestamp+"."), in.Body)
@@ -158,7 +160,7 @@ func standardSign(in SignInput) (http.Header, error) {
 	h.Set(webhookHeaders.id, in.ID)
 	h.Set(webhookHeaders.timestamp, timestamp)
 	h.Set(webhookHeaders.signature, "v1,"+base64.StdEncoding.EncodeToString(mac))
-	return h, nil
+	return Signed{h, in.Body}, nil
 }
 
 func standardNewSecret() (string, error) {

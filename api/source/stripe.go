@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -22,9 +21,11 @@ var stripe = Source{
 		"you want. Then reveal its signing secret (whsec_...) and paste it here.",
 	Signs: "HMAC-SHA256 in hex over the timestamp, a dot and the raw body, in Stripe-Signature (v1); the key is the whole " +
 		"secret including whsec_.",
-	SignedTime: always,
+	Window:     fiveMinutes,
+	BodySigned: always,
 	IDSigned:   always, // the id stands in the body
 	Retries:    "Live mode retries for up to 3 days with growing pauses, a sandbox 3 times over a few hours; order is not promised.",
+	Order:      "created, in whole seconds, which Stripe advises not to order by: several events share one.",
 	BodyMax:    1 << 20,
 
 	Verify:      stripeVerify,
@@ -51,7 +52,7 @@ func stripeVerify(r Request, secrets []string, _ Settings) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	return matched, checkWindow(signed, r.ReceivedAt)
+	return matched, checkWindow(signed, r.ReceivedAt, fiveMinutes(nil))
 }
 
 // stripeParse reads "t=<unix s>,v1=<hex>[,v1=<hex>]...". Other schemes and unreadable v1 values are skipped, as Stripe's
@@ -107,15 +108,15 @@ func stripeEvents(r Request, _ Settings) ([]Event, error) {
 	return []Event{{ID: doc.text("id"), Type: kind, OccurredAt: doc.time("created"), Entity: about}}, nil
 }
 
-func stripeSign(in SignInput) (http.Header, error) {
+func stripeSign(in SignInput) (Signed, error) {
 	if in.Secret == "" {
-		return nil, errNoSecret
+		return Signed{}, errNoSecret
 	}
 	timestamp := strconv.FormatInt(in.At.Unix(), 10)
 	mac := sum(sha256.New, []byte(in.Secret), []byte(timestamp), []byte("."), in.Body)
 	h := signedHeader(in)
 	h.Set(stripeSignature, "t="+timestamp+",v1="+hex.EncodeToString(mac))
-	return h, nil
+	return Signed{h, in.Body}, nil
 }
 
 func stripeCheckSecret(secret string, s Settings) error {

@@ -1,0 +1,3 @@
+package source_test
+
+var traitsCertified = map[string]trait{}

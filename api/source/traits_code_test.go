@@ -1,0 +1,3 @@
+package source_test
+
+var traitsCode = map[string]trait{}

@@ -1,0 +1,3 @@
+package source_test
+
+var traitsOffice = map[string]trait{}
