@@ -19,6 +19,7 @@ const (
 	AppRole    = "sluice_app"
 	WorkerRole = "sluice_worker"
 	SystemRole = "sluice_system"
+	DoorRole   = "sluice_door"
 )
 
 // RiverSchema is the schema of River's tables.
@@ -67,13 +68,20 @@ func Open(ctx context.Context, c PoolConfig) (*pgxpool.Pool, error) {
 
 // DB reaches the rows of one tenant, or does one of the few acts across tenants.
 type DB struct {
-	app, system *pgxpool.Pool
-	sealer      *Sealer
+	app, system, door *pgxpool.Pool
+	sealer            *Sealer
 }
 
-// New makes a DB of two pools, the first of role AppRole or WorkerRole, the second of SystemRole.
-func New(app, system *pgxpool.Pool, sealer *Sealer) *DB {
-	return &DB{app: app, system: system, sealer: sealer}
+// Pools are the ways into the database.
+type Pools struct {
+	App    *pgxpool.Pool // of role AppRole or WorkerRole
+	System *pgxpool.Pool // of SystemRole
+	Door   *pgxpool.Pool // of DoorRole; nil in a process without an intake
+}
+
+// New makes a DB of its pools.
+func New(p Pools, sealer *Sealer) *DB {
+	return &DB{app: p.App, system: p.System, door: p.Door, sealer: sealer}
 }
 
 // TenantTx is a transaction that sees one tenant's rows and no others.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,71 +16,26 @@ import (
 	"sluice/tenants"
 )
 
-func eventNew(endpoint uuid.UUID, id, bodyKey string) db.EventNew {
-	return db.EventNew{
-		Event: db.Event{
-			ID: tenants.NewID(), EndpointID: endpoint, Source: "standard", SourceEventID: id, Type: "x", Verdicts: json.RawMessage(`[]`),
-		},
-		BodyKey: bodyKey, BodySHA256: []byte("x"), Headers: json.RawMessage(`{}`), Body: []byte(`{}`),
+func eventNew(id, once string) db.EventNew {
+	return db.EventNew{ID: tenants.NewID(), SourceEventID: id, Once: once, Type: "x", Verdicts: json.RawMessage(`[]`)}
+}
+
+// delivered is a delivery of some events to a planted endpoint.
+func delivered(p planted, body string, events ...db.EventNew) *db.Delivery {
+	return &db.Delivery{
+		TenantID: p.tenant, EndpointID: p.endpoint, Source: "standard", Headers: json.RawMessage(`{}`), Body: []byte(body), BodySHA256: []byte("x"), Events: events,
 	}
 }
 
-func TestEventIsKeptOnce(t *testing.T) {
-	t.Parallel()
-	b := dbtest.New(t)
-	p := plant(t, b, "one")
-	insert := func(e db.EventNew) (first uuid.UUID, duplicate bool) {
-		require.NoError(t, b.DB.Tenant(t.Context(), p.tenant, func(tx db.TenantTx) (err error) {
-			first, duplicate, err = tx.EventInsert(t.Context(), e)
-			return err
-		}))
-		return first, duplicate
-	}
-	original := eventNew(p.endpoint, "evt_1", "body-1")
-	first, duplicate := insert(original)
-	require.Equal(t, original.ID, first)
-	require.False(t, duplicate)
-	for name, again := range map[string]db.EventNew{
-		"SameID": eventNew(p.endpoint, "evt_1", "body-2"), "SameBodyUnderAFreshID": eventNew(p.endpoint, "evt_2", "body-1"),
-	} {
-		first, duplicate = insert(again)
-		require.True(t, duplicate, name)
-		require.Equal(t, original.ID, first, name)
-	}
-	// The fresh id of a replayed body was not taken: the event that it truly belongs to can still come.
-	_, duplicate = insert(eventNew(p.endpoint, "evt_2", "body-3"))
-	require.False(t, duplicate)
-}
-
-func TestEventThatComesAtOnceFromManySidesIsKeptOnce(t *testing.T) {
-	t.Parallel()
-	b := dbtest.New(t)
-	p := plant(t, b, "one")
-	const senders = 30
-	firsts := make([]uuid.UUID, senders)
-	fresh := make([]bool, senders)
-	var group sync.WaitGroup
-	for i := range senders {
-		group.Go(func() {
-			err := b.DB.Tenant(t.Context(), p.tenant, func(tx db.TenantTx) error {
-				first, duplicate, err := tx.EventInsert(t.Context(), eventNew(p.endpoint, "evt_flood", "body-flood"))
-				firsts[i], fresh[i] = first, !duplicate
-				return err
-			})
-			if err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	group.Wait()
-	news := 0
-	for i := range senders {
-		require.Equal(t, firsts[0], firsts[i])
-		if fresh[i] {
-			news++
-		}
-	}
-	require.Equal(t, 1, news)
+// admit stores deliveries in one batch.
+func admit(tb testing.TB, d *db.DB, deliveries ...*db.Delivery) [][]uuid.UUID {
+	tb.Helper()
+	var held [][]uuid.UUID
+	require.NoError(tb, d.Door(tb.Context(), func(tx db.DoorTx) (err error) {
+		held, err = tx.Admit(tb.Context(), deliveries)
+		return err
+	}))
+	return held
 }
 
 func TestRunStepsOnlyAsTheTableSays(t *testing.T) {
@@ -129,17 +83,10 @@ func TestRunIsRefusedToAnOldEpoch(t *testing.T) {
 	ctx := t.Context()
 	var id uuid.UUID
 	in := func(fn func(tx db.TenantTx) error) error { return b.Worker.Tenant(ctx, p.tenant, fn) }
-	require.NoError(t, in(func(tx db.TenantTx) error {
-		e := eventNew(p.endpoint, "evt_epoch", "")
-		if _, _, err := tx.EventInsert(ctx, e); err != nil {
-			return err
-		}
-		var err error
-		id, err = tx.RunInsert(ctx, db.RunNew{
-			EventID: e.ID, EndpointID: p.endpoint, AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine",
-		})
-		return err
-	}))
+	e := eventNew("evt_epoch", "")
+	id = tenants.NewID()
+	e.Runs = []db.RunNew{{ID: id, AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone}}
+	admit(t, b.DB, delivered(p, `{}`, e))
 	claim := func(lease time.Duration) (run db.Run, err error) {
 		err = in(func(tx db.TenantTx) (err error) { run, err = tx.RunClaim(ctx, id, lease); return err })
 		return run, err
@@ -192,7 +139,7 @@ func TestSecretsAreSealedToTheirPlace(t *testing.T) {
 	// Nor under another master key.
 	sealer, err := db.NewSealer([]byte("ffffffffffffffffffffffffffffffff"))
 	require.NoError(t, err)
-	err = db.New(b.App, b.System, sealer).Tenant(ctx, one.tenant, func(tx db.TenantTx) error {
+	err = db.New(db.Pools{App: b.App, System: b.System}, sealer).Tenant(ctx, one.tenant, func(tx db.TenantTx) error {
 		_, err := tx.CredentialSecret(ctx, one.credential)
 		return err
 	})
@@ -230,7 +177,7 @@ func TestDatabaseAwayIsToldSo(t *testing.T) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	err = db.New(pool, pool, sealer).Tenant(ctx, uuid.New(), func(db.TenantTx) error { return nil })
+	err = db.New(db.Pools{App: pool, System: pool}, sealer).Tenant(ctx, uuid.New(), func(db.TenantTx) error { return nil })
 	require.ErrorIs(t, err, db.ErrUnavailable)
 	_, err = db.Open(t.Context(), db.PoolConfig{URL: "postgres://user:hunter2@host:notaport/x"})
 	require.Error(t, err)

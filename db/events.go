@@ -31,76 +31,10 @@ type Event struct {
 const eventColumns = `e.tenant_id, e.id, e.endpoint_id, e.source, e.source_event_id, e.type, e.entity, e.sequence, e.occurred_at, e.received_at,
     e.secret_id, e.test, e.body_bytes, e.verdicts, e.trace_id`
 
-// EventNew is an event to keep, with its raw body.
-type EventNew struct {
-	Event
-	// BodySHA256 is the hash of the raw body.
-	BodySHA256 []byte
-	// BodyKey, if not "", is a second idempotency key: it stands in for an id that is not under the signature.
-	BodyKey string
-	Headers json.RawMessage
-	Body    []byte
-	// Document is the JSON that templates see, nil where it is the body itself.
-	Document []byte
-}
-
-const eventKeysInsertSQL = `
-insert into sluice.event_keys (tenant_id, endpoint_id, kind, key, event_id)
-select @tenant_id, @endpoint_id, kind, key, @event_id from unnest(@kinds::text[], @keys::text[]) as k (kind, key)
-on conflict do nothing returning kind`
-
 const eventKeyGetSQL = `
 select event_id from sluice.event_keys
 where tenant_id = @tenant_id and endpoint_id = @endpoint_id and ((kind = 'id' and key = @id) or (kind = 'body' and key = @body))
 order by kind desc limit 1`
-
-const eventInsertSQL = `
-with event as (
-    insert into sluice.events (tenant_id, id, endpoint_id, source, source_event_id, type, entity, sequence, occurred_at, secret_id, test,
-        body_bytes, body_sha256, verdicts, trace_id)
-    values (@tenant_id, @id, @endpoint_id, @source, @source_event_id, @type, @entity, @sequence, @occurred_at, @secret_id, @test,
-        @body_bytes, @body_sha256, @verdicts, @trace_id)
-    returning tenant_id, id)
-insert into sluice.event_payloads (tenant_id, event_id, headers, body, document)
-select tenant_id, id, @headers, @body, @document from event`
-
-// EventInsert keeps an event, its raw body and its idempotency keys. If one of the keys is taken it is a duplicate: nothing is written, and
-// first is the id of the event that came first. The caller must then not commit anything that belongs to the new one.
-func (tx TenantTx) EventInsert(ctx context.Context, e EventNew) (first uuid.UUID, duplicate bool, err error) {
-	// The keys go first: a second delivery at the same moment waits here until this transaction ends, and then finds them taken.
-	kinds, keys := []string{"id"}, []string{e.SourceEventID}
-	if e.BodyKey != "" {
-		kinds, keys = append(kinds, "body"), append(keys, e.BodyKey)
-	}
-	// A savepoint: of two keys one may be new, and it must not stand for an event that is not kept. A single one is either kept or not.
-	if len(keys) > 1 {
-		if _, err := tx.tx.Exec(ctx, "savepoint keys"); err != nil {
-			return uuid.Nil, false, translate(err)
-		}
-	}
-	made, err := values[string](ctx, tx.tx, eventKeysInsertSQL, tx.with(args{
-		"endpoint_id": e.EndpointID, "event_id": e.ID, "kinds": kinds, "keys": keys,
-	}))
-	if err != nil {
-		return uuid.Nil, false, err
-	}
-	if len(made) < len(keys) {
-		if len(made) > 0 {
-			if _, err := tx.tx.Exec(ctx, "rollback to savepoint keys"); err != nil {
-				return uuid.Nil, false, translate(err)
-			}
-		}
-		first, err = tx.EventFirst(ctx, e.EndpointID, e.SourceEventID, e.BodyKey)
-		return first, true, err
-	}
-	_, err = run(ctx, tx.tx, eventInsertSQL, tx.with(args{
-		"id": e.ID, "endpoint_id": e.EndpointID, "source": e.Source, "source_event_id": e.SourceEventID, "type": e.Type, "entity": e.Entity,
-		"sequence": e.Sequence, "occurred_at": e.OccurredAt, "secret_id": e.SecretID, "test": e.Test, "body_bytes": len(e.Body),
-		"body_sha256": e.BodySHA256, "verdicts": e.Verdicts, "trace_id": e.TraceID, "headers": e.Headers, "body": e.Body,
-		"document": e.Document,
-	}))
-	return e.ID, false, err
-}
 
 // EventFirst finds the event that holds one of the two idempotency keys, the source's id before the body's.
 func (tx TenantTx) EventFirst(ctx context.Context, endpointID uuid.UUID, id, body string) (uuid.UUID, error) {
@@ -154,7 +88,12 @@ type Payload struct {
 	Document []byte
 }
 
-const eventPayloadGetSQL = `select headers, body, document from sluice.event_payloads where tenant_id = @tenant_id and event_id = @event_id`
+// eventPayloadGetSQL: where one delivery held several events, one of them keeps the bytes for all.
+const eventPayloadGetSQL = `
+select p.headers, coalesce(p.body, o.body) as body, p.document
+from sluice.event_payloads p
+left join sluice.event_payloads o on o.tenant_id = p.tenant_id and o.event_id = p.body_of and p.body is null
+where p.tenant_id = @tenant_id and p.event_id = @event_id`
 
 // EventPayload reads the raw body of an event.
 func (tx TenantTx) EventPayload(ctx context.Context, id uuid.UUID) (Payload, error) {

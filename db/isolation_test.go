@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -32,7 +33,7 @@ func TestEveryTableIsUnderRowSecurity(t *testing.T) {
 	t.Parallel()
 	b := dbtest.New(t)
 	ctx := t.Context()
-	for _, role := range []string{"sluice_app", "sluice_worker", "sluice_system", "sluice_billing", "sluice_owner"} {
+	for _, role := range []string{"sluice_app", "sluice_worker", "sluice_system", "sluice_billing", "sluice_owner", "sluice_door", "sluice_intake"} {
 		var super, bypass bool
 		require.NoError(t, b.Owner.QueryRow(ctx, `select rolsuper, rolbypassrls from pg_roles where rolname = $1`, role).Scan(&super, &bypass))
 		require.False(t, super || bypass, role)
@@ -69,8 +70,21 @@ func TestEveryTableIsUnderRowSecurity(t *testing.T) {
 	var loose []string
 	require.NoError(t, b.Owner.QueryRow(ctx, `
 		select coalesce(array_agg(polrelid::regclass || ' ' || polname), '{}') from pg_policy
-		where polname <> 'tenant' and not polroles <@ array(select oid from pg_roles where rolname in ('sluice_system', 'sluice_billing'))`).Scan(&loose))
+		where polname <> 'tenant' and not polroles <@ array(select oid from pg_roles where rolname in ('sluice_system', 'sluice_billing', 'sluice_intake'))`).Scan(&loose))
 	require.Empty(t, loose)
+	// Nobody can log in as the intake, nor become it but through the functions it owns.
+	var intakes []string
+	require.NoError(t, b.Owner.QueryRow(ctx, `
+		select coalesce(array_agg(r.rolname::text), '{}') from pg_roles r
+		where not r.rolsuper and r.rolname in ('sluice_app', 'sluice_worker', 'sluice_system', 'sluice_billing', 'sluice_door')
+		  and pg_has_role(r.oid, 'sluice_intake', 'member')`).Scan(&intakes))
+	require.Empty(t, intakes)
+	// A partition is reached through its table alone: its own policy stands, and nobody has a right to it.
+	var opened []string
+	require.NoError(t, b.Owner.QueryRow(ctx, `
+		select coalesce(array_agg(c.relname || ' ' || g.grantee::regrole), '{}') from pg_class c, aclexplode(c.relacl) g
+		where c.relnamespace = 'sluice'::regnamespace and c.relispartition and g.grantee <> c.relowner and c.relname <> 'event_payloads_default'`).Scan(&opened))
+	require.Empty(t, opened)
 	// A view runs with the reader's rights, or it would be a hole.
 	var views []string
 	require.NoError(t, b.Owner.QueryRow(ctx, `
@@ -80,8 +94,8 @@ func TestEveryTableIsUnderRowSecurity(t *testing.T) {
 	// Functions with their owner's rights are the listed ones.
 	var definers []string
 	require.NoError(t, b.Owner.QueryRow(ctx, `
-		select coalesce(array_agg(proname::text), '{}') from pg_proc where pronamespace = 'sluice'::regnamespace and prosecdef`).Scan(&definers))
-	require.Equal(t, []string{"tenant_erase"}, definers)
+		select coalesce(array_agg(proname::text order by proname), '{}') from pg_proc where pronamespace = 'sluice'::regnamespace and prosecdef`).Scan(&definers))
+	require.Equal(t, []string{"admit", "payload_partitions", "tenant_erase"}, definers)
 }
 
 // TestForeignKeysNameTheTenant: a foreign key check is not under row security, so that each has to carry the tenant itself.
@@ -136,18 +150,15 @@ func plant(t *testing.T, b *dbtest.Bundle, name string) planted {
 		if err != nil {
 			return err
 		}
-		p.automation, p.event = a.ID, tenants.NewID()
-		if _, _, err := tx.EventInsert(ctx, db.EventNew{
-			Event:      db.Event{ID: p.event, EndpointID: e.ID, Source: "standard", SourceEventID: "one", Type: "x", Verdicts: json.RawMessage(`[]`)},
-			BodySHA256: []byte("x"), Headers: json.RawMessage(`{}`), Body: []byte(`{}`),
-		}); err != nil {
-			return err
-		}
-		if p.run, err = tx.RunInsert(ctx, db.RunNew{
-			EventID: p.event, EndpointID: e.ID, AutomationID: a.ID, AutomationVersion: 1, Mode: "live", Priority: "routine",
-		}); err != nil {
-			return err
-		}
+		p.automation = a.ID
+		return nil
+	}))
+	p.event, p.run = tenants.NewID(), tenants.NewID()
+	admit(t, b.DB, delivered(p, `{}`, db.EventNew{
+		ID: p.event, SourceEventID: "one", Once: "body-of-one", Type: "x", Verdicts: json.RawMessage(`[]`),
+		Runs: []db.RunNew{{ID: p.run, AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone}},
+	}))
+	require.NoError(t, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
 		run, err := tx.RunClaim(ctx, p.run, 60e9)
 		if err != nil {
 			return err
@@ -182,7 +193,16 @@ func plant(t *testing.T, b *dbtest.Bundle, name string) planted {
 		if err != nil {
 			return err
 		}
-		return tx.RejectionAdd(ctx, db.Rejection{EndpointID: e.ID, Reason: "signature.mismatch", Count: 1, Sample: json.RawMessage(`{}`)})
+		if err := tx.AlertBegin(ctx, "rejections", "end_of_"+name, "many"); err != nil {
+			return err
+		}
+		if err := tx.MissedCheckPut(ctx, p.endpoint, time.Now(), ""); err != nil {
+			return err
+		}
+		if _, err := tx.MissedEventAdd(ctx, db.MissedEvent{EndpointID: p.endpoint, SourceEventID: "missed", Delivery: "1", SentAt: time.Now()}); err != nil {
+			return err
+		}
+		return tx.RejectionAdd(ctx, db.Rejection{EndpointID: p.endpoint, Reason: "signature.mismatch", Count: 1, Sample: json.RawMessage(`{}`)})
 	}))
 	return p
 }
@@ -234,7 +254,7 @@ func tenantTables(t *testing.T, b *dbtest.Bundle) []string {
 	t.Helper()
 	rows, err := b.Owner.Query(t.Context(), `
 		select 'sluice.' || c.relname from pg_class c
-		where c.relnamespace = 'sluice'::regnamespace and c.relkind in ('r', 'p')
+		where c.relnamespace = 'sluice'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
 		  and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id') order by 1`)
 	require.NoError(t, err)
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])

@@ -8,8 +8,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-
-	"sluice/tenants"
 )
 
 // RunStatus is where a run stands; table sluice.run_steps says which status may follow which.
@@ -62,35 +60,35 @@ type Run struct {
 	StartedAt  *time.Time
 	FinishedAt *time.Time
 	UpdatedAt  time.Time
+	// Ordering, Entity, OrderedAt and OrderSequence place the run among those of its entity.
+	Ordering      string
+	Entity        string
+	OrderedAt     time.Time
+	OrderSequence int64
+	// TokensSaved are those that were not spent on it, an estimate, where a newer event made it superfluous.
+	TokensSaved int64
 }
 
 const runColumns = `r.tenant_id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, r.mode, r.priority, r.status, r.reason,
     r.detail, r.until, r.attempt, r.attempts_max, r.epoch, r.lease_until, r.output, r.cost_pico, r.created_at, r.started_at, r.finished_at,
-    r.updated_at`
+    r.updated_at, r.ordering, r.entity, r.ordered_at, r.order_sequence, r.tokens_saved`
 
 // RunNew is a run to make of an event.
 type RunNew struct {
-	EventID           uuid.UUID
-	EndpointID        uuid.UUID
+	ID                uuid.UUID
 	AutomationID      uuid.UUID
 	AutomationVersion int
 	Mode              string
 	Priority          string
+	Ordering          string // one of the Order constants
 }
 
-const runInsertSQL = `
-insert into sluice.runs (tenant_id, id, event_id, endpoint_id, automation_id, automation_version, mode, priority)
-values (@tenant_id, @id, @event_id, @endpoint_id, @automation_id, @automation_version, @mode, @priority)`
-
-// RunInsert keeps a run as queued; its job must be added in the same transaction.
-func (tx TenantTx) RunInsert(ctx context.Context, r RunNew) (uuid.UUID, error) {
-	id := tenants.NewID()
-	_, err := run(ctx, tx.tx, runInsertSQL, tx.with(args{
-		"id": id, "event_id": r.EventID, "endpoint_id": r.EndpointID, "automation_id": r.AutomationID,
-		"automation_version": r.AutomationVersion, "mode": r.Mode, "priority": r.Priority,
-	}))
-	return id, err
-}
+// How the runs of one entity stand to each other.
+const (
+	OrderNone   = "none"   // every run on its own
+	OrderLatest = "latest" // one that a newer event made superfluous is skipped
+	OrderSerial = "serial" // one after another
+)
 
 const runGetSQL = `select ` + runColumns + ` from sluice.runs r where r.tenant_id = @tenant_id and r.id = @id`
 
@@ -295,10 +293,15 @@ type RunMark struct {
 }
 
 const runHistorySQL = `
-select h.run_id, h.at, h.status, h.reason, h.detail, h.until, h.attempt, h.epoch
-from sluice.run_history h join sluice.runs r on r.tenant_id = h.tenant_id and r.id = h.run_id
-where h.tenant_id = @tenant_id and r.event_id = @event_id
-order by h.at, h.position limit @limit`
+select run_id, at, status, reason, detail, until, attempt, epoch from (
+    select r.id as run_id, r.created_at as at, 'queued' as status, '' as reason, '' as detail, null::timestamptz as until, 0 as attempt,
+           0::bigint as epoch, 0::bigint as position
+    from sluice.runs r where r.tenant_id = @tenant_id and r.event_id = @event_id
+    union all
+    select h.run_id, h.at, h.status, h.reason, h.detail, h.until, h.attempt, h.epoch, h.position
+    from sluice.run_history h join sluice.runs r on r.tenant_id = h.tenant_id and r.id = h.run_id
+    where h.tenant_id = @tenant_id and r.event_id = @event_id) steps
+order by at, position limit @limit`
 
 // explainRowsMax bounds what is told of one event.
 const explainRowsMax = 1000
@@ -333,10 +336,10 @@ select r.tenant_id, r.id
 from (select tenant_id, id, status, until, lease_until, updated_at from sluice.runs where finished_at is null and status in ('queued', 'running', 'waiting')
         and updated_at < now() - @grace::interval order by updated_at limit @scanned) r
 where ((r.status = 'running' and r.lease_until < now()
-        and not exists (select from river.river_job j where j.kind = 'run' and j.args @> jsonb_build_object('run_id', r.id)
+        and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
     or ((r.status = 'queued' or (r.status = 'waiting' and r.until < now() - @grace::interval))
-        and not exists (select from river.river_job j where j.kind = 'run' and j.args @> jsonb_build_object('run_id', r.id)
+        and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled', 'running'))))
 order by r.updated_at limit @limit`
 
@@ -349,10 +352,10 @@ const actionStrandedSQL = `
 select a.tenant_id, a.id
 from (select tenant_id, id, state, until, lease_until, updated_at from sluice.actions where ended_at is null and updated_at < now() - @grace::interval order by updated_at limit @scanned) a
 where ((a.state = 'in_flight' and a.lease_until < now()
-        and not exists (select from river.river_job j where j.kind = 'action' and j.args @> jsonb_build_object('action_id', a.id)
+        and not exists (select from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
     or (a.lease_until is null and coalesce(a.until, a.updated_at) < now() - @grace::interval
-        and not exists (select from river.river_job j where j.kind = 'action' and j.args @> jsonb_build_object('action_id', a.id)
+        and not exists (select from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled', 'running'))))
 order by a.updated_at limit @limit`
 

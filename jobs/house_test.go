@@ -105,38 +105,36 @@ func (h *house) automation(changes map[string]any) uuid.UUID {
 	return id
 }
 
-// event keeps an event with one run of the automation, and its job, as the intake does.
-func (h *house) event(automation uuid.UUID, body string) uuid.UUID {
+// event keeps an event with one run of the automation, and its job, as the intake does; changes are made to it first.
+func (h *house) event(automation uuid.UUID, body string, changes ...func(*db.EventNew)) uuid.UUID {
 	h.t.Helper()
-	var runID uuid.UUID
+	var spec struct{ Mode string }
+	var version int
 	h.tx(func(tx db.TenantTx) error {
-		id := tenants.NewID()
-		_, _, err := tx.EventInsert(h.t.Context(), db.EventNew{
-			Event: db.Event{
-				ID: id, EndpointID: h.endpoint, Source: "standard", SourceEventID: id.String(), Type: "issue.opened",
-				Verdicts: json.RawMessage(`[]`),
-			},
-			BodySHA256: []byte("hash"), Headers: json.RawMessage(`{}`), Body: []byte(body),
-		})
-		if err != nil {
-			return err
-		}
 		a, err := tx.AutomationGet(h.t.Context(), automation)
 		if err != nil {
 			return err
 		}
-		var spec struct{ Mode string }
-		if err := json.Unmarshal(a.Spec, &spec); err != nil {
-			return err
-		}
-		runID, err = tx.RunInsert(h.t.Context(), db.RunNew{
-			EventID: id, EndpointID: h.endpoint, AutomationID: automation, AutomationVersion: a.Version, Mode: spec.Mode, Priority: "routine",
-		})
-		if err != nil {
+		version = a.Version
+		return json.Unmarshal(a.Spec, &spec)
+	})
+	id, runID := tenants.NewID(), tenants.NewID()
+	e := db.EventNew{
+		ID: id, SourceEventID: id.String(), Type: "issue.opened", Verdicts: json.RawMessage(`[]`),
+		Runs: []db.RunNew{{ID: runID, AutomationID: automation, AutomationVersion: version, Mode: spec.Mode, Priority: "routine", Ordering: db.OrderNone}},
+	}
+	for _, change := range changes {
+		change(&e)
+	}
+	require.NoError(h.t, h.base.DB.Door(h.t.Context(), func(tx db.DoorTx) error {
+		if _, err := tx.Admit(h.t.Context(), []*db.Delivery{{
+			TenantID: h.tenant, EndpointID: h.endpoint, Source: "standard", Headers: json.RawMessage(`{}`), Body: []byte(body),
+			BodySHA256: []byte("hash"), Events: []db.EventNew{e},
+		}}); err != nil {
 			return err
 		}
 		return h.poster.PostRuns(h.t.Context(), tx.Pgx(), []jobs.RunArgs{{TenantID: h.tenant, RunID: runID}})
-	})
+	}))
 	return runID
 }
 

@@ -71,10 +71,10 @@ select kind || ' ' || what from (
     where p.pronamespace in (select oid from pg_namespace where nspname in ('sluice', 'river'))
     union all
     select 'relation', format('%s %s %s %s %s %s', c.oid::regclass, c.relkind, c.relrowsecurity, c.relforcerowsecurity, c.relacl, c.reloptions) from pg_class c
-    where c.relnamespace in (select oid from pg_namespace where nspname in ('sluice', 'river')) and c.relkind in ('r', 'v', 'S')
+    where c.relnamespace in (select oid from pg_namespace where nspname in ('sluice', 'river')) and c.relkind in ('r', 'p', 'v', 'S')
     union all
     select 'column grant', format('%s.%s %s', a.attrelid::regclass, a.attname, a.attacl) from pg_attribute a join pg_class c on c.oid = a.attrelid
-    where a.attacl is not null and c.relnamespace in (select oid from pg_namespace where nspname in ('sluice', 'river'))
+    where a.attacl is not null and not a.attisdropped and c.relnamespace in (select oid from pg_namespace where nspname in ('sluice', 'river'))
     union all
     select 'schema', format('%s %s', nspname, nspacl) from pg_namespace where nspname in ('sluice', 'river')
     union all
@@ -163,7 +163,7 @@ func TestUpDownUpComesBackToTheSame(t *testing.T) {
 	var left []string
 	require.NoError(t, pool.QueryRow(t.Context(), `
 		select coalesce(array_agg(format('%s %s', c.oid::regclass, c.relkind)), '{}') from pg_class c
-		where c.relnamespace in (select oid from pg_namespace where nspname in ('sluice', 'river')) and c.relkind in ('r', 'v', 'S')`).Scan(&left))
+		where c.relnamespace in (select oid from pg_namespace where nspname in ('sluice', 'river')) and c.relkind in ('r', 'p', 'v', 'S')`).Scan(&left))
 	require.Equal(t, []string{"sluice.schema_migrations r"}, left)
 	s := status(t, pool)
 	require.Equal(t, 0, s.Version)
@@ -322,6 +322,7 @@ func TestDownThatFailsChangesNothing(t *testing.T) {
 	before := status(t, pool)
 	// A view of somebody else's stands on a table that is to go.
 	exec(t, pool, `create view public.others as select id from sluice.prices`)
+	exec(t, pool, `create view public.alarms as select id from sluice.alerts`)
 	exec(t, pool, `create table public.books (price bigint references sluice.prices)`)
 	exec(t, pool, `insert into public.books select id from sluice.prices`)
 	require.Error(t, migrations.Down(t.Context(), url, 1))

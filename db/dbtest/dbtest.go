@@ -27,8 +27,8 @@ type Bundle struct {
 	URL string
 	// DB runs as the API does, Worker as a worker does.
 	DB, Worker *db.DB
-	// App, WorkerPool, System and Owner are pools of those roles; Owner is the superuser, whom no row security binds.
-	App, WorkerPool, System, Owner *pgxpool.Pool
+	// App, WorkerPool, System, Door and Owner are pools of those roles; Owner is the superuser, whom no row security binds.
+	App, WorkerPool, System, Door, Owner *pgxpool.Pool
 	// MasterKey sealed what DB and Worker seal.
 	MasterKey []byte
 }
@@ -120,6 +120,7 @@ func open(tb testing.TB, url string) *Bundle {
 	}
 	b := &Bundle{URL: url, MasterKey: []byte("0123456789abcdef0123456789abcdef")}
 	b.App, b.WorkerPool, b.System = pool(db.AppRole, ""), pool(db.WorkerRole, "force_generic_plan"), pool(db.SystemRole, "")
+	b.Door = pool(db.DoorRole, "")
 	owner, err := pgxpool.New(context.Background(), url)
 	if err != nil {
 		tb.Fatalf("open the superuser's pool: %v", err)
@@ -130,7 +131,8 @@ func open(tb testing.TB, url string) *Bundle {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	b.DB, b.Worker = db.New(b.App, b.System, sealer), db.New(b.WorkerPool, b.System, sealer)
+	b.DB = db.New(db.Pools{App: b.App, System: b.System, Door: b.Door}, sealer)
+	b.Worker = db.New(db.Pools{App: b.WorkerPool, System: b.System}, sealer)
 	return b
 }
 

@@ -1,0 +1,146 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// DoorTx is a transaction of the intake: it hands over batches of deliveries of any tenants, adds their jobs, and reads nothing.
+type DoorTx struct {
+	tx pgx.Tx
+}
+
+// Pgx hands the transaction to River, as TenantTx.Pgx does.
+func (tx DoorTx) Pgx() pgx.Tx { return tx.tx }
+
+// Door runs fn in one transaction as sluice_door, and commits if fn returns nil. A commit whose end is not known is an ErrCommitUnknown.
+func (d *DB) Door(ctx context.Context, fn func(DoorTx) error) error {
+	return inTx(ctx, d.door, "", func(tx pgx.Tx) error { return fn(DoorTx{tx: tx}) })
+}
+
+// Delivery is one verified delivery of a source to an endpoint: its raw body and the events in it.
+type Delivery struct {
+	TenantID   uuid.UUID
+	EndpointID uuid.UUID
+	Source     string
+	SecretID   *uuid.UUID // the secret that matched; nil for a source without secrets
+	Test       bool
+	TraceID    string
+	Headers    json.RawMessage
+	Body       []byte
+	BodySHA256 []byte
+	Events     []EventNew
+}
+
+// EventNew is an event to keep.
+type EventNew struct {
+	ID            uuid.UUID
+	SourceEventID string
+	// Once, if not "", is a second idempotency key: it stands in for an id that is not under the signature.
+	Once       string
+	Type       string
+	Entity     string
+	Sequence   *int64
+	OccurredAt *time.Time
+	// Verdicts is a JSON array of what each automation of the endpoint made of the event.
+	Verdicts json.RawMessage
+	// Document is the JSON that templates see, nil where it is the body itself.
+	Document []byte
+	Runs     []RunNew
+}
+
+const admitSQL = `
+select sluice.admit(@e_tenant, @e_endpoint, @e_id, @e_source, @e_source_event_id, @e_once, @e_type, @e_entity, @e_sequence, @e_occurred_at,
+    @e_secret, @e_test, @e_delivery, @e_verdicts, @e_trace, @e_document, @d_headers, @d_body, @d_sha256,
+    @r_event, @r_id, @r_automation, @r_version, @r_mode, @r_priority, @r_ordering)`
+
+// Admit stores deliveries of any tenants with their events and runs. It answers, for each event of each delivery in order, with the id of the
+// event that holds its keys: its own where it is new, that of an earlier one where it is a duplicate, of which nothing was written. The jobs
+// of the runs of new events must be added in the same transaction.
+func (tx DoorTx) Admit(ctx context.Context, deliveries []*Delivery) ([][]uuid.UUID, error) {
+	b := newAdmission(deliveries)
+	holders, err := value[[]uuid.UUID](ctx, tx.tx, admitSQL, b.args())
+	if err != nil {
+		return nil, fmt.Errorf("admit %d deliveries: %w", len(deliveries), err)
+	}
+	out := make([][]uuid.UUID, len(deliveries))
+	for i, d := range deliveries {
+		if len(holders) < len(d.Events) {
+			return nil, fmt.Errorf("admit %d deliveries: %d answers are missing", len(deliveries), len(d.Events)-len(holders))
+		}
+		out[i], holders = holders[:len(d.Events)], holders[len(d.Events):]
+	}
+	return out, nil
+}
+
+// admission is a batch, column by column.
+type admission struct {
+	eTenant, eEndpoint, eID                            []uuid.UUID
+	eSource, eSourceEventID, eType, eEntity, eVerdicts []string
+	eOnce                                              []*string
+	eSequence                                          []*int64
+	eOccurredAt                                        []*time.Time
+	eSecret                                            []*uuid.UUID
+	eTest                                              []bool
+	eDelivery                                          []int32
+	eTrace                                             []string
+	eDocument                                          [][]byte
+	dHeaders                                           []string
+	dBody, dSHA256                                     [][]byte
+	rEvent, rVersion                                   []int32
+	rID, rAutomation                                   []uuid.UUID
+	rMode, rPriority, rOrdering                        []string
+}
+
+func newAdmission(deliveries []*Delivery) *admission {
+	// Empty columns must be empty arrays, not null.
+	b := &admission{rEvent: []int32{}, rVersion: []int32{}, rID: []uuid.UUID{}, rAutomation: []uuid.UUID{}, rMode: []string{}, rPriority: []string{}, rOrdering: []string{}}
+	for i, d := range deliveries {
+		b.dHeaders = append(b.dHeaders, string(d.Headers))
+		b.dBody = append(b.dBody, orEmpty(d.Body))
+		b.dSHA256 = append(b.dSHA256, d.BodySHA256)
+		for _, e := range d.Events {
+			b.add(d, int32(i+1), e) //nolint:gosec // a batch is some hundreds
+		}
+	}
+	return b
+}
+
+func (b *admission) add(d *Delivery, place int32, e EventNew) {
+	b.eTenant, b.eEndpoint, b.eID = append(b.eTenant, d.TenantID), append(b.eEndpoint, d.EndpointID), append(b.eID, e.ID)
+	b.eSource, b.eSourceEventID = append(b.eSource, d.Source), append(b.eSourceEventID, e.SourceEventID)
+	b.eOnce = append(b.eOnce, orNil(e.Once))
+	b.eType, b.eEntity = append(b.eType, e.Type), append(b.eEntity, e.Entity)
+	b.eSequence, b.eOccurredAt = append(b.eSequence, e.Sequence), append(b.eOccurredAt, e.OccurredAt)
+	b.eSecret, b.eTest, b.eDelivery = append(b.eSecret, d.SecretID), append(b.eTest, d.Test), append(b.eDelivery, place)
+	b.eVerdicts, b.eTrace, b.eDocument = append(b.eVerdicts, string(e.Verdicts)), append(b.eTrace, d.TraceID), append(b.eDocument, e.Document)
+	for _, r := range e.Runs {
+		b.rEvent = append(b.rEvent, int32(len(b.eID)))                                                                                                //nolint:gosec // a batch is some hundreds
+		b.rID, b.rAutomation, b.rVersion = append(b.rID, r.ID), append(b.rAutomation, r.AutomationID), append(b.rVersion, int32(r.AutomationVersion)) //nolint:gosec // versions are counted by hand
+		b.rMode, b.rPriority, b.rOrdering = append(b.rMode, r.Mode), append(b.rPriority, r.Priority), append(b.rOrdering, r.Ordering)
+	}
+}
+
+func (b *admission) args() args {
+	return args{
+		"e_tenant": b.eTenant, "e_endpoint": b.eEndpoint, "e_id": b.eID, "e_source": b.eSource, "e_source_event_id": b.eSourceEventID,
+		"e_once": b.eOnce, "e_type": b.eType, "e_entity": b.eEntity, "e_sequence": b.eSequence, "e_occurred_at": b.eOccurredAt,
+		"e_secret": b.eSecret, "e_test": b.eTest, "e_delivery": b.eDelivery, "e_verdicts": b.eVerdicts, "e_trace": b.eTrace,
+		"e_document": b.eDocument, "d_headers": b.dHeaders, "d_body": b.dBody, "d_sha256": b.dSHA256,
+		"r_event": b.rEvent, "r_id": b.rID, "r_automation": b.rAutomation, "r_version": b.rVersion, "r_mode": b.rMode,
+		"r_priority": b.rPriority, "r_ordering": b.rOrdering,
+	}
+}
+
+// orEmpty keeps an empty body from being null.
+func orEmpty(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
