@@ -17,7 +17,7 @@ import (
 	"sluice/jobs/action"
 )
 
-// Deps is all that the API uses. Every field but Ready must be set.
+// Deps is all that the API uses. Every field but Ready and ProxyHeaders must be set.
 type Deps struct {
 	DB      *db.DB
 	Poster  *jobs.Poster
@@ -26,9 +26,15 @@ type Deps struct {
 	ModelFault func(ctx context.Context, tx db.TenantTx, model string) (fault string, err error)
 	// PublicURL is where the world reaches this process, without a slash at its end.
 	PublicURL string
-	Log       *slog.Logger
-	Now       func() time.Time
-	Version   string
+	// ProxyHeaders are the headers that the proxy in front of this process sets itself and takes away from whoever sends them.
+	ProxyHeaders []string
+	// Fetch gets what is at a URL of a source's own, through the one door out: a certificate, a confirmation.
+	Fetch func(ctx context.Context, url string) ([]byte, error)
+	// IntakeFlushers is how many commits of the intake may be on their way at once.
+	IntakeFlushers int
+	Log            *slog.Logger
+	Now            func() time.Time
+	Version        string
 	// Ready says why requests should go elsewhere; nil is always ready.
 	Ready func(context.Context) error
 }
@@ -68,6 +74,7 @@ func New(deps Deps) *API {
 
 	// What is no operation of the contract's document.
 	a.raw("POST /in/{token}", a.intake.ServeHTTP)
+	a.raw("HEAD /in/{token}", a.intake.seen)
 	a.registerDocuments()
 	return a
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // publicRoutes are all that need no key. Whatever else is served needs one.
-var publicRoutes = []string{"GET /docs", "GET /healthz", "GET /openapi.json", "GET /openapi.yaml", "GET /readyz", "POST /in/{token}"}
+var publicRoutes = []string{"GET /docs", "GET /healthz", "GET /openapi.json", "GET /openapi.yaml", "GET /readyz", "HEAD /in/{token}", "POST /in/{token}"}
 
 // unknownID is an id of every prefix that exists nowhere.
 var unknownID = map[string]string{
@@ -186,7 +186,7 @@ func TestDatabaseAway(t *testing.T) {
 	t.Cleanup(pool.Close)
 	sealer, err := db.NewSealer([]byte("0123456789abcdef0123456789abcdef"))
 	require.NoError(t, err)
-	a := newAPI(t, db.New(pool, pool, sealer), io.Discard)
+	a := newAPI(t, db.New(db.Pools{App: pool, System: pool, Door: pool}, sealer), io.Discard)
 	t.Cleanup(func() { a.Close(context.Background()) })
 	server := httptest.NewServer(a.Handler())
 	t.Cleanup(server.Close)

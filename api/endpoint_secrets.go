@@ -122,8 +122,11 @@ func endpointSecretFor(e db.Endpoint, brought string) (tenants.Secret, string, e
 	if !ok {
 		return tenants.Secret{}, "", conflict("source.unknown", "This version does not know the source "+e.Source+".")
 	}
+	if s.SecretFrom == source.SecretNone {
+		return tenants.Secret{}, "", conflict("secret.none", s.Title+" has no secret: its deliveries are known by a certificate.")
+	}
 	if brought != "" {
-		settings, _ := splitSettings(s, e.Settings)
+		settings, _, _ := splitSettings(s, e.Settings)
 		if err := s.CheckSecret(brought, settings); err != nil {
 			return tenants.Secret{}, "", invalidAt("body.secret", err.Error())
 		}

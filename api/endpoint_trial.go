@@ -51,6 +51,7 @@ func (a *API) endpointTest(ctx context.Context, in *endpointTestInput) (*endpoin
 		wanted = in.Body.Sample
 	}
 	var delivery *http.Request
+	sent := &trial{}
 	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) error {
 		e, err := tx.EndpointGet(ctx, id)
 		if err != nil {
@@ -60,10 +61,7 @@ func (a *API) endpointTest(ctx context.Context, in *endpointTestInput) (*endpoin
 		if err != nil {
 			return err
 		}
-		if len(secrets) == 0 {
-			return conflict("secret.missing", "The endpoint has no secret to sign with. Give it one with POST /v1/endpoints/{id}/secrets.")
-		}
-		delivery, err = a.sampleDelivery(ctx, e, secrets[0].Text, wanted)
+		delivery, err = a.sampleDelivery(withTrial(ctx, sent), e, secrets, wanted)
 		return err
 	})
 	if err != nil {
@@ -72,11 +70,12 @@ func (a *API) endpointTest(ctx context.Context, in *endpointTestInput) (*endpoin
 	// The door is called after the transaction ended, as a source would: it begins one of its own.
 	heard := &heardAnswer{header: http.Header{}, status: http.StatusOK}
 	a.routes.ServeHTTP(heard, delivery)
-	return &endpointTestOutput{Body: heard.tried()}, nil
+	return &endpointTestOutput{Body: heard.tried(sent.told)}, nil
 }
 
-// sampleDelivery makes a delivery as the source would: body, headers, signature.
-func (a *API) sampleDelivery(ctx context.Context, e db.Endpoint, secret tenants.Secret, wanted string) (*http.Request, error) {
+// sampleDelivery makes a delivery as the source would: body, headers, signature. Where only the source can sign with the endpoint's secret, a key
+// is made for this one delivery; the door knows it by the context, which nobody outside can set.
+func (a *API) sampleDelivery(ctx context.Context, e db.Endpoint, secrets []db.OpenSecret, wanted string) (*http.Request, error) {
 	s, ok := source.Get(e.Source)
 	if !ok {
 		return nil, conflict("source.unknown", "This version does not know the source "+e.Source+".")
@@ -85,19 +84,32 @@ func (a *API) sampleDelivery(ctx context.Context, e db.Endpoint, secret tenants.
 	if err != nil {
 		return nil, err
 	}
-	settings, faults := splitSettings(s, e.Settings)
+	settings, _, faults := splitSettings(s, e.Settings)
 	if len(faults) > 0 {
 		return nil, conflict("settings.invalid", "The endpoint's settings cannot be used: "+faults[0].Message)
+	}
+	secret := ""
+	switch {
+	case s.Trial != nil:
+		key, err := s.Trial()
+		if err != nil {
+			return nil, err
+		}
+		trialOf(ctx).key, secret = &key, key.Sign
+	case len(secrets) == 0:
+		return nil, conflict("secret.missing", "The endpoint has no secret to sign with. Give it one with POST /v1/endpoints/{id}/secrets.")
+	default:
+		secret = secrets[0].Text.Reveal()
 	}
 	at, id := a.deps.Now(), "test-"+tenants.NewID().String()
 	body := sample.Body(id, at)
 	signed, err := s.Sign(source.SignInput{
-		Method: http.MethodPost, URL: a.endpointURL(e), Header: sample.Header, Body: body, Secret: secret.Reveal(), ID: id, At: at, Settings: settings,
+		Method: http.MethodPost, URL: a.endpointURL(e), Header: sample.Header, Body: body, Secret: secret, ID: id, At: at, Settings: settings,
 	})
 	if err != nil {
 		return nil, conflict("sample.unsigned", "A sample cannot be signed with the endpoint's settings and secret.")
 	}
-	r, err := http.NewRequestWithContext(withTest(ctx), http.MethodPost, intakePrefix+e.Token, bytes.NewReader(signed.Body))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, intakePrefix+e.Token, bytes.NewReader(signed.Body))
 	if err != nil {
 		return nil, err
 	}
@@ -132,14 +144,10 @@ func (h *heardAnswer) Write(b []byte) (int, error) { return h.body.Write(b) }
 // WriteHeader keeps the status.
 func (h *heardAnswer) WriteHeader(status int) { h.status = status }
 
-func (h *heardAnswer) tried() Tried {
-	out := Tried{Status: h.status}
-	var told struct {
-		EventID   string `json:"event_id"`
-		Duplicate bool   `json:"duplicate"`
-	}
-	if json.Unmarshal(h.body.Bytes(), &told) == nil {
-		out.EventID, out.Duplicate = told.EventID, told.Duplicate
+// tried tells what was answered, and what the door did: some sources are answered in their own language, which names no event.
+func (h *heardAnswer) tried(told intakeAnswer) Tried {
+	out := Tried{Status: h.status, EventID: told.EventID, Duplicate: told.Duplicate}
+	if json.Valid(h.body.Bytes()) {
 		out.Answer = bytes.TrimSpace(h.body.Bytes())
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -169,8 +170,8 @@ func (a *API) endpointCreate(ctx context.Context, in *endpointCreateInput) (*mad
 	if err != nil {
 		return nil, err
 	}
-	settings, found := splitSettings(s, raw)
-	faults := settingsFaults(found)
+	settings, _, found := splitSettings(s, raw)
+	faults := settingsFaults(append(found, a.proxyFaults(s, settings, len(found) == 0)...))
 	if in.Body.Secret != "" && len(faults) == 0 {
 		if err := s.CheckSecret(in.Body.Secret, settings); err != nil {
 			faults = append(faults, Fault{Location: "body.secret", Message: err.Error()})
@@ -211,6 +212,18 @@ func secretOf(s source.Source, brought string) (secret tenants.Secret, shown str
 	}
 	shown, err = s.NewSecret()
 	return tenants.NewSecret(shown), shown, err
+}
+
+// proxyFaults: an endpoint that is known by a header of the proxy takes nothing where the operator has not said that the proxy sets it.
+func (a *API) proxyFaults(s source.Source, settings source.Settings, usable bool) []source.Fault {
+	if s.ProxyHeader == nil || !usable {
+		return nil
+	}
+	name := s.ProxyHeader(settings)
+	if name == "" || slices.ContainsFunc(a.deps.ProxyHeaders, func(declared string) bool { return strings.EqualFold(declared, name) }) {
+		return nil
+	}
+	return []source.Fault{{Message: "the header " + name + " is not one that the operator's proxy sets (SLUICE_PROXY_HEADERS), so that anybody could send it"}}
 }
 
 func sourceNames() []string {
@@ -309,7 +322,7 @@ func (a *API) endpointUpdate(ctx context.Context, in *endpointUpdateInput) (*got
 			if change.Settings, err = settingsJSON(in.Body.Settings); err != nil {
 				return err
 			}
-			if err := settingsCheck(ctx, tx, e, change.Settings); err != nil {
+			if err := a.settingsCheck(ctx, tx, e, change.Settings); err != nil {
 				return err
 			}
 		}
@@ -326,13 +339,13 @@ func (a *API) endpointUpdate(ctx context.Context, in *endpointUpdateInput) (*got
 }
 
 // settingsCheck refuses settings that the source does not know, and those that an existing secret cannot be used with.
-func settingsCheck(ctx context.Context, tx db.TenantTx, e db.Endpoint, raw json.RawMessage) error {
+func (a *API) settingsCheck(ctx context.Context, tx db.TenantTx, e db.Endpoint, raw json.RawMessage) error {
 	s, ok := source.Get(e.Source)
 	if !ok {
 		return conflict("source.unknown", "This version does not know the source "+e.Source+".")
 	}
-	settings, found := splitSettings(s, raw)
-	if err := invalid(settingsFaults(found)); err != nil {
+	settings, _, found := splitSettings(s, raw)
+	if err := invalid(settingsFaults(append(found, a.proxyFaults(s, settings, len(found) == 0)...))); err != nil {
 		return err
 	}
 	secrets, err := tx.EndpointSecrets(ctx, e.ID)

@@ -2,8 +2,6 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,15 +11,14 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
 
 	"sluice/api/source"
-	"sluice/automations"
 	"sluice/db"
-	"sluice/jobs"
 	"sluice/tenants"
 )
 
@@ -35,20 +32,28 @@ const (
 	retryAfterSeconds = 5
 	// tokenLen is the length of every token that tenants.NewToken makes: another is not looked up.
 	tokenLen = 32
+	// bodyFree is the size of a body that needs no leave: connections bound how many there are.
+	bodyFree = 64 << 10
+	// bodiesMax bounds the bytes of larger bodies in memory at once.
+	bodiesMax = 128 << 20
 )
 
 // intake is the door: it verifies a delivery over its raw bytes, and answers 2xx only after the event, its runs and their jobs are committed in
 // one transaction. No model is called here, and nothing of a payload is parsed before its signature holds.
 type intake struct {
-	db        *db.DB
-	poster    *jobs.Poster
-	publicURL string
-	log       *slog.Logger
-	now       func() time.Time
-	compiled  *jobs.Compiled
-	refused   *rejectionCounter
-	answers   metric.Int64Counter
-	took      metric.Float64Histogram
+	db           *db.DB
+	publicURL    string
+	proxyHeaders []string
+	log          *slog.Logger
+	now          func() time.Time
+	cache        *endpointCache
+	batcher      *batcher
+	certificates *certificates
+	touches      *secretTouches
+	refused      *rejectionCounter
+	bodies       *semaphore.Weighted
+	answers      metric.Int64Counter
+	took         metric.Float64Histogram
 }
 
 func newIntake(d Deps) *intake {
@@ -58,24 +63,39 @@ func newIntake(d Deps) *intake {
 	took, _ := meter.Float64Histogram("sluice.intake.duration", metric.WithUnit("s"), metric.WithDescription("From a delivery's first byte to its answer."),
 		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10))
 	return &intake{
-		db: d.DB, poster: d.Poster, publicURL: d.PublicURL, log: d.Log, now: d.Now, compiled: jobs.NewCompiled(),
-		refused: newRejectionCounter(d.DB, d.Log), answers: answers, took: took,
+		db: d.DB, publicURL: d.PublicURL, proxyHeaders: d.ProxyHeaders, log: d.Log, now: d.Now,
+		cache: newEndpointCache(d.DB, d.Log, d.Now), batcher: newBatcher(d.DB, d.Poster, d.Log, max(d.IntakeFlushers, 1)),
+		certificates: newCertificates(d.Fetch, d.Now), touches: newSecretTouches(d.DB, d.Log),
+		refused: newRejectionCounter(d.DB, d.Log), bodies: semaphore.NewWeighted(bodiesMax), answers: answers, took: took,
 	}
 }
 
-// testKey marks the context of a sample that a tenant sent to itself.
-type testKey struct{}
+// trial is a sample that a tenant sends to itself; only the process itself can mark a delivery so, since no header says it.
+type trial struct {
+	// key, if set, proves the sample where only the source could sign with the endpoint's own.
+	key *source.Trial
+	// told is what the door did with the sample, whatever its answer looks like.
+	told intakeAnswer
+}
 
-// withTest marks a delivery as a test; only the process itself can, since no header says so.
-func withTest(ctx context.Context) context.Context { return context.WithValue(ctx, testKey{}, true) }
+type trialKey struct{}
+
+func withTrial(ctx context.Context, t *trial) context.Context {
+	return context.WithValue(ctx, trialKey{}, t)
+}
+
+func trialOf(ctx context.Context) *trial {
+	t, _ := ctx.Value(trialKey{}).(*trial)
+	return t
+}
 
 // delivery is one request to the door, as far as it has come.
 type delivery struct {
-	endpoint db.EndpointFound
-	source   source.Source
-	settings source.Settings
+	endpoint *cachedEndpoint
 	request  source.Request
-	secret   db.OpenSecret
+	// secret is the one that matched; nil where a certificate, or the key of a trial, did.
+	secret *db.OpenSecret
+	trial  *trial
 	// left is what the delivery may still wait for the database.
 	left time.Duration
 }
@@ -99,293 +119,279 @@ func (in *intake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers, and returns the source's name and the outcome, for the numbers.
 func (in *intake) serve(w http.ResponseWriter, r *http.Request, receivedAt time.Time) (name, outcome string) {
-	d := delivery{request: source.Request{Method: r.Method, Header: r.Header, ReceivedAt: receivedAt}}
-	token := r.PathValue("token")
-	found, err := in.find(r.Context(), token)
-	d.left = intakeDatabaseTimeout - in.now().Sub(receivedAt)
+	found, err := in.find(r.Context(), r.PathValue("token"))
 	switch {
 	case errors.Is(err, db.ErrNotFound):
-		return "", in.answer(w, r, http.StatusNotFound, "endpoint.unknown", "There is no endpoint at this address.")
+		return "", in.answer(w, http.StatusNotFound, "endpoint.unknown", "There is no endpoint at this address.")
 	case err != nil:
-		return "", in.away(w, r, err)
+		return "", in.away(w, r, source.Codes{}, err)
+	case !found.known:
+		return "", in.away(w, r, source.Codes{}, errors.New("endpoint of a source that this binary does not know: "+found.Source))
 	}
-	d.endpoint = found
-	var known bool
-	if d.source, known = source.Get(found.Source); !known {
-		return "", in.away(w, r, errors.New("endpoint of a source that this binary does not know: "+found.Source))
+	d := &delivery{
+		endpoint: found, trial: trialOf(r.Context()), left: intakeDatabaseTimeout - in.now().Sub(receivedAt),
+		request: source.Request{Method: r.Method, Header: r.Header, ReceivedAt: receivedAt, URL: in.publicURL + intakePrefix + found.Token, Proxy: in.proxied(r.Header)},
 	}
-	name = d.source.Name
+	if r.URL.RawQuery != "" {
+		d.request.URL += "?" + r.URL.RawQuery
+	}
+	s := found.source
 	if !found.Enabled {
-		in.refuse(r, &d, "endpoint.disabled", "The endpoint is switched off.")
-		return name, in.answer(w, r, http.StatusNotFound, "endpoint.disabled", "The endpoint is switched off.")
+		in.refuse(r, d, "endpoint.disabled", "The endpoint is switched off.")
+		return s.Name, in.answer(w, s.Codes.Disabled, "endpoint.disabled", "The endpoint is switched off.")
 	}
-	d.request.URL = in.publicURL + "/in/" + token
-	d.request.Body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, d.source.BodyMax))
-	var tooLarge *http.MaxBytesError
+	free, outcome := in.read(w, r, d)
+	if outcome != "" {
+		return s.Name, outcome
+	}
+	defer free()
+	return s.Name, in.take(w, r, d)
+}
+
+// take is what follows when the body is there: the proof, the source's own questions, the events, the commit.
+func (in *intake) take(w http.ResponseWriter, r *http.Request, d *delivery) (outcome string) {
+	s := d.endpoint.source
+	if s.Challenge != nil {
+		if a := s.Challenge(d.request); a != nil {
+			return in.say(w, r, d, a)
+		}
+	}
+	refusal, err := in.verify(r.Context(), d)
 	switch {
-	case errors.As(err, &tooLarge):
-		in.refuse(r, &d, "body.too_large", "The body is larger than the source sends.")
-		return name, in.answer(w, r, http.StatusRequestEntityTooLarge, "body.too_large", "The body is larger than "+strconv.FormatInt(d.source.BodyMax, 10)+" bytes.")
 	case err != nil:
-		return name, in.answer(w, r, http.StatusBadRequest, "body.incomplete", "The body did not come to its end.")
+		return in.away(w, r, s.Codes, err)
+	case refusal != nil:
+		in.refuse(r, d, refusal.Reason, refusal.Detail)
+		return in.answer(w, s.Codes.Refused, refusal.Reason, refusal.Detail)
 	}
-	if refusal := in.verify(&d); refusal != nil {
-		in.refuse(r, &d, refusal.Reason, refusal.Detail)
-		return name, in.answer(w, r, http.StatusUnauthorized, refusal.Reason, refusal.Detail)
-	}
-	if d.source.Handshake != nil {
-		if a := d.source.Handshake(d.request, d.secret.Text.Reveal(), d.settings); a != nil {
-			maps.Copy(w.Header(), a.Header)
-			w.WriteHeader(a.Status)
-			_, _ = w.Write(a.Body)
-			return name, "handshake"
+	if s.Handshake != nil {
+		secret := ""
+		if d.secret != nil {
+			secret = d.secret.Text.Reveal()
+		}
+		if a := s.Handshake(d.request, secret, d.endpoint.settings); a != nil {
+			return in.say(w, r, d, a)
 		}
 	}
-	events, err := d.source.Events(d.request, d.settings)
+	events, err := s.Events(d.request, d.endpoint.settings)
 	if err != nil {
-		reason, detail := "payload.malformed", "The payload cannot be read."
-		if refusal, ok := errors.AsType[*source.Refusal](err); ok {
-			reason, detail = refusal.Reason, refusal.Detail
-		}
-		in.refuse(r, &d, reason, detail)
-		return name, in.answer(w, r, http.StatusBadRequest, reason, detail)
+		return in.malformed(w, r, d, err)
 	}
-	return name, in.keep(w, r, &d, events)
+	kept, err := in.prepare(r, d, events)
+	if err != nil {
+		return in.malformed(w, r, d, err)
+	}
+	return in.keep(w, r, d, kept)
 }
 
 // find looks the endpoint up, within what a delivery may wait for the database.
-func (in *intake) find(ctx context.Context, token string) (found db.EndpointFound, err error) {
+func (in *intake) find(ctx context.Context, token string) (*cachedEndpoint, error) {
 	if len(token) != tokenLen {
-		return found, db.ErrNotFound
+		return nil, db.ErrNotFound
 	}
-	// Some of the time is left for the transaction, or there is no use in going on.
 	ctx, cancel := context.WithTimeout(ctx, intakeDatabaseTimeout/2)
 	defer cancel()
-	err = in.db.System(ctx, func(tx db.SystemTx) error {
-		found, err = tx.EndpointFind(ctx, token)
-		return err
-	})
-	return found, err
+	return in.cache.get(ctx, token)
 }
 
-// verify holds the delivery against every secret that is good, and notes the one that matched.
-func (in *intake) verify(d *delivery) *source.Refusal {
-	settings, faults := splitSettings(d.source, d.endpoint.Settings)
-	if len(faults) > 0 {
-		return &source.Refusal{Reason: "settings.invalid", Detail: "The endpoint's settings cannot be used."}
-	}
-	d.settings = settings
-	texts := make([]string, len(d.endpoint.Secrets))
-	for i, s := range d.endpoint.Secrets {
-		texts[i] = s.Text.Reveal()
-	}
-	matched, err := d.source.Verify(d.request, texts, d.settings)
-	if err == nil && matched >= 0 && matched < len(texts) {
-		d.secret = d.endpoint.Secrets[matched]
+// proxied are the headers that the operator's proxy sets, and that a sender cannot.
+func (in *intake) proxied(h http.Header) http.Header {
+	if len(in.proxyHeaders) == 0 {
 		return nil
 	}
+	out := http.Header{}
+	for _, name := range in.proxyHeaders {
+		if values := h.Values(name); len(values) > 0 {
+			out[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	return out
+}
+
+// read reads the body, within what all bodies together may take. With an outcome the delivery has been answered; else free gives its room back.
+func (in *intake) read(w http.ResponseWriter, r *http.Request, d *delivery) (free func(), outcome string) {
+	s := d.endpoint.source
+	tooLarge := func() (func(), string) {
+		in.refuse(r, d, "body.too_large", "The body is larger than the source sends.")
+		return nil, in.answer(w, s.Codes.TooLarge, "body.too_large", "The body is larger than "+strconv.FormatInt(s.BodyMax, 10)+" bytes.")
+	}
+	if r.ContentLength > s.BodyMax {
+		return tooLarge()
+	}
+	room := r.ContentLength
+	if room < 0 {
+		room = s.BodyMax
+	}
+	if room <= bodyFree {
+		room = 0
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), d.left)
+	defer cancel()
+	if in.bodies.Acquire(ctx, room) != nil {
+		return nil, in.away(w, r, s.Codes, errBusy)
+	}
+	free = func() { in.bodies.Release(room) }
+	var err error
+	if d.request.Body, err = readBody(http.MaxBytesReader(w, r.Body, s.BodyMax), r.ContentLength); err == nil {
+		return free, ""
+	}
+	free()
+	if _, large := errors.AsType[*http.MaxBytesError](err); large {
+		return tooLarge()
+	}
+	return nil, in.answer(w, http.StatusBadRequest, "body.incomplete", "The body did not come to its end.")
+}
+
+// readBody reads a body of a known length into no more than it needs.
+func readBody(r io.Reader, length int64) ([]byte, error) {
+	if length < 0 {
+		return io.ReadAll(r)
+	}
+	body := make([]byte, length)
+	_, err := io.ReadFull(r, body)
+	return body, err
+}
+
+// verify holds the delivery against every secret that is good, and notes the one that matched. An error is nobody's refusal: what it takes to
+// verify could not be had.
+func (in *intake) verify(ctx context.Context, d *delivery) (*source.Refusal, error) {
+	e := d.endpoint
+	if len(e.faults) > 0 {
+		return &source.Refusal{Reason: source.ReasonSettingsInvalid, Detail: "The endpoint's settings cannot be used: " + e.faults[0].Place + " " + e.faults[0].Message}, nil
+	}
+	secrets := d.secrets()
+	texts := make([]string, len(secrets))
+	for i, s := range secrets {
+		texts[i] = s.Text.Reveal()
+	}
+	switch {
+	case d.trial != nil && d.trial.key != nil:
+		d.request.Certificate, d.request.Roots = d.trial.key.Certificate, d.trial.key.Roots
+	case e.source.CertificateURL != nil:
+		url, err := e.source.CertificateURL(d.request)
+		if err != nil {
+			return refusalOf(err, source.ReasonSignatureMalformed, "The certificate's address cannot be used."), nil
+		}
+		if d.request.Certificate, err = in.certificates.get(ctx, url); err != nil {
+			return nil, err
+		}
+	}
+	matched, err := e.source.Verify(d.request, texts, e.settings)
+	switch {
+	case err != nil:
+		return refusalOf(err, source.ReasonSignatureMismatch, "The signature does not match."), nil
+	case e.source.SecretFrom == source.SecretNone:
+		return nil, nil //nolint:nilnil // it holds
+	case matched < 0 || matched >= len(secrets):
+		return &source.Refusal{Reason: source.ReasonSignatureMismatch, Detail: "The signature does not match."}, nil
+	}
+	if secrets[matched].ID != uuid.Nil {
+		d.secret = &secrets[matched]
+	}
+	return nil, nil //nolint:nilnil // it holds
+}
+
+// secrets are those that may prove the delivery at this moment.
+func (d *delivery) secrets() []db.OpenSecret {
+	if d.trial != nil && d.trial.key != nil {
+		return []db.OpenSecret{{Text: tenants.NewSecret(d.trial.key.Verify)}}
+	}
+	good := make([]db.OpenSecret, 0, len(d.endpoint.Secrets))
+	for _, s := range d.endpoint.Secrets {
+		if s.ExpiresAt == nil || s.ExpiresAt.After(d.request.ReceivedAt) {
+			good = append(good, s)
+		}
+	}
+	return good
+}
+
+func refusalOf(err error, reason, detail string) *source.Refusal {
 	if refusal, ok := errors.AsType[*source.Refusal](err); ok {
 		return refusal
 	}
-	return &source.Refusal{Reason: "signature.mismatch", Detail: "The signature does not match."}
+	return &source.Refusal{Reason: reason, Detail: detail}
 }
 
-// keep stores the events of a delivery, their runs and jobs in one transaction, and answers after its commit.
-func (in *intake) keep(w http.ResponseWriter, r *http.Request, d *delivery, events []source.Event) string {
-	fresh, err := in.prepare(r, d, events)
-	if err != nil {
-		in.refuse(r, d, "payload.malformed", "The payload cannot be read.")
-		return in.answer(w, r, http.StatusBadRequest, "payload.malformed", "The payload cannot be read: "+err.Error())
+// say answers a question of the source. One that needs a visit first is answered only after it.
+func (in *intake) say(w http.ResponseWriter, r *http.Request, d *delivery, a *source.Answer) string {
+	if a.Visit != "" {
+		if _, err := in.certificates.fetch(r.Context(), a.Visit); err != nil {
+			return in.away(w, r, d.endpoint.source.Codes, err)
+		}
 	}
+	maps.Copy(w.Header(), a.Header)
+	w.WriteHeader(a.Status)
+	_, _ = w.Write(a.Body)
+	return "handshake"
+}
+
+// keep stores the events of a delivery, their runs and jobs in one transaction with others', and answers after its commit.
+func (in *intake) keep(w http.ResponseWriter, r *http.Request, d *delivery, kept *keptDelivery) string {
 	begun := in.now()
 	ctx, cancel := context.WithTimeout(r.Context(), d.left-commitReadTimeout)
 	defer cancel()
-	answers := make([]intakeAnswer, len(fresh))
-	err = in.db.Tenant(ctx, d.endpoint.TenantID, func(tx db.TenantTx) error { return in.insert(ctx, tx, d, fresh, answers) })
+	holders, err := in.batcher.store(ctx, kept.delivery, kept.posted)
 	if errors.Is(err, db.ErrCommitUnknown) {
 		d.left -= in.now().Sub(begun)
-		err = in.readAgain(r.Context(), d, fresh, answers)
+		holders, err = in.readAgain(r.Context(), d, kept.delivery)
 	}
 	if err != nil {
-		return in.away(w, r, err)
+		return in.away(w, r, d.endpoint.source.Codes, err)
 	}
-	answer := answers[0]
-	outcome := "accepted"
-	if answer.Duplicate {
-		outcome = "duplicate"
+	if d.secret != nil {
+		in.touches.note(d.endpoint.TenantID, d.secret, d.request.ReceivedAt)
 	}
-	if len(answers) > 1 {
-		answer.Events = answers
+	answer, outcome := in.outcome(r, d, kept, holders)
+	if d.trial != nil {
+		d.trial.told = answer
+	}
+	if accepted := d.endpoint.source.Accepted; accepted != nil {
+		maps.Copy(w.Header(), accepted.Header)
+		w.WriteHeader(accepted.Status)
+		_, _ = w.Write(accepted.Body)
+		return outcome
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(answer) //nolint:errchkjson // the source may have gone
-	for i, e := range fresh {
-		in.log.InfoContext(r.Context(), "event "+outcome, "tenant_id", tenants.FormatID(tenants.TenantPrefix, d.endpoint.TenantID),
-			"event_id", answers[i].EventID, "source", e.event.Source, "type", e.event.Type, "received_at", d.request.ReceivedAt,
-			"latency_ms", in.now().Sub(d.request.ReceivedAt).Milliseconds(), "runs", len(e.runs))
-	}
 	return outcome
 }
 
-// freshEvent is an event that is ready to be stored, with the runs that it makes.
-type freshEvent struct {
-	event db.EventNew
-	runs  []db.RunNew
-}
-
-// verdict is what an automation made of an event, as explain shows it.
-type verdict struct {
-	AutomationID string `json:"automation_id"`
-	Name         string `json:"name"`
-	Version      int    `json:"version"`
-	Matched      bool   `json:"matched"`
-	Reason       string `json:"reason"`
-	Detail       string `json:"detail"`
-}
-
-// prepare names the events and asks every automation of the endpoint, all before the transaction begins.
-func (in *intake) prepare(r *http.Request, d *delivery, events []source.Event) ([]freshEvent, error) {
-	document, err := d.source.Payload(d.request)
-	if err != nil {
-		return nil, err
-	}
-	payload, err := automations.DecodePayload(document)
-	if err != nil {
-		return nil, err
-	}
-	headers, err := json.Marshal(keptHeaders(r.Header))
-	if err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(d.request.Body)
-	traceID := ""
-	if span := trace.SpanContextFromContext(r.Context()); span.HasTraceID() {
-		traceID = span.TraceID().String()
-	}
-	test, _ := r.Context().Value(testKey{}).(bool)
-	out := make([]freshEvent, len(events))
-	for i, e := range events {
-		f := freshEvent{event: db.EventNew{
-			Event: db.Event{
-				ID: tenants.NewID(), EndpointID: d.endpoint.ID, Source: d.source.Name, SourceEventID: e.ID, Type: e.Type, Entity: e.Entity,
-				Sequence: e.Sequence, SecretID: &d.secret.ID, Test: test, TraceID: traceID,
-				ReceivedAt: d.request.ReceivedAt, // the row's own is the database's clock
-			},
-			BodySHA256: sum[:], Headers: headers, Body: d.request.Body,
-		}}
-		if !e.OccurredAt.IsZero() {
-			f.event.OccurredAt = &e.OccurredAt
+// outcome is what became of each event.
+func (in *intake) outcome(r *http.Request, d *delivery, kept *keptDelivery, holders []uuid.UUID) (answer intakeAnswer, outcome string) {
+	answers := make([]intakeAnswer, len(holders))
+	outcome = "duplicate"
+	for i, e := range kept.delivery.Events {
+		answers[i] = intakeAnswer{EventID: tenants.FormatID(tenants.EventPrefix, holders[i]), Duplicate: holders[i] != e.ID}
+		told := "duplicate"
+		if !answers[i].Duplicate {
+			told, outcome = "accepted", "accepted"
 		}
-		if string(document) != string(d.request.Body) {
-			f.event.Document = document
-		}
-		if !d.source.IDSigned(d.settings) {
-			f.event.BodyKey = bodyKey(i, e.Type, d.request.Body)
-		}
-		in.ask(d, &f, payload)
-		out[i] = f
+		in.log.InfoContext(r.Context(), "event "+told, "tenant_id", tenants.FormatID(tenants.TenantPrefix, d.endpoint.TenantID),
+			"event_id", answers[i].EventID, "source", d.endpoint.Source, "type", e.Type, "received_at", d.request.ReceivedAt,
+			"latency_ms", in.now().Sub(d.request.ReceivedAt).Milliseconds(), "runs", len(e.Runs))
 	}
-	return out, nil
-}
-
-// bodyKey is the second idempotency key of an event whose id is not under the signature: a replayed body under a new id is caught by it. The
-// type is in it although it is not signed either: Shopify sends one order under two topics with the same bytes, and to lose a genuine event is
-// worse than to take a replay once for every topic.
-func bodyKey(index int, eventType string, body []byte) string {
-	h := sha256.New()
-	_, _ = io.WriteString(h, strconv.Itoa(index)+"\x00"+eventType+"\x00")
-	_, _ = h.Write(body)
-	return hex.EncodeToString(h.Sum(nil))
-}
-
-// ask lets every automation of the endpoint judge the event.
-func (in *intake) ask(d *delivery, f *freshEvent, payload any) {
-	e := jobs.EventOf(f.event.Event)
-	verdicts := make([]verdict, 0, len(d.endpoint.Automations))
-	for _, a := range d.endpoint.Automations {
-		v := verdict{AutomationID: tenants.FormatID(tenants.AutomationPrefix, a.AutomationID), Version: a.Version}
-		compiled, err := in.compiled.Of(a)
-		if err != nil {
-			v.Reason, v.Detail = "automation.invalid", err.Error()
-			verdicts = append(verdicts, v)
-			continue
-		}
-		v.Name = compiled.Spec().Name
-		v.Matched, err = compiled.Matches(e, payload)
-		switch {
-		case err != nil:
-			v.Matched, v.Reason, v.Detail = false, "when.error", err.Error()
-		case !v.Matched:
-			v.Reason, v.Detail = "when.false", "Its when is false for this event: "+cut(compiled.Spec().When, whenShownMax)
-		default:
-			priority, err := compiled.Priority(e, payload)
-			if err != nil {
-				v.Detail = "The priority is routine, since its expression failed: " + err.Error()
-			}
-			f.runs = append(f.runs, db.RunNew{
-				EventID: f.event.ID, EndpointID: d.endpoint.ID, AutomationID: a.AutomationID, AutomationVersion: a.Version,
-				Mode: compiled.Spec().Mode, Priority: priority,
-			})
-		}
-		verdicts = append(verdicts, v)
+	answer = answers[0]
+	if len(answers) > 1 {
+		answer.Events = answers
+		answer.Duplicate = outcome == "duplicate"
 	}
-	f.event.Verdicts, _ = json.Marshal(verdicts) //nolint:errchkjson // texts, numbers and booleans always marshal
-}
-
-// whenShownMax is how much of a condition is shown of an event that it refused, in characters.
-const whenShownMax = 200
-
-func cut(text string, runesMax int) string {
-	if runes := []rune(text); len(runes) > runesMax {
-		return string(runes[:runesMax]) + "…"
-	}
-	return text
-}
-
-// insert is the one transaction: events, runs and jobs.
-func (in *intake) insert(ctx context.Context, tx db.TenantTx, d *delivery, fresh []freshEvent, answers []intakeAnswer) error {
-	var posted []jobs.RunArgs
-	for i, f := range fresh {
-		first, duplicate, err := tx.EventInsert(ctx, f.event)
-		if err != nil {
-			return err
-		}
-		answers[i] = intakeAnswer{EventID: tenants.FormatID(tenants.EventPrefix, first), Duplicate: duplicate}
-		if duplicate {
-			continue
-		}
-		for _, r := range f.runs {
-			id, err := tx.RunInsert(ctx, r)
-			if err != nil {
-				return err
-			}
-			posted = append(posted, jobs.RunArgs{TenantID: tx.TenantID, RunID: id})
-		}
-	}
-	if err := in.poster.PostRuns(ctx, tx.Pgx(), posted); err != nil {
-		return err
-	}
-	const touchEvery = time.Minute
-	if d.secret.LastUsedAt == nil || d.request.ReceivedAt.Sub(*d.secret.LastUsedAt) > touchEvery {
-		return tx.EndpointSecretTouch(ctx, d.secret.ID)
-	}
-	return nil
+	return answer, outcome
 }
 
 // readAgain finds out what became of a commit whose answer was lost: only what stands is acked.
-func (in *intake) readAgain(ctx context.Context, d *delivery, fresh []freshEvent, answers []intakeAnswer) error {
+func (in *intake) readAgain(ctx context.Context, d *delivery, stored *db.Delivery) ([]uuid.UUID, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(d.left, commitReadTimeout))
 	defer cancel()
-	return in.db.Tenant(ctx, d.endpoint.TenantID, func(tx db.TenantTx) error {
-		for i, f := range fresh {
-			first, err := tx.EventFirst(ctx, f.event.EndpointID, f.event.SourceEventID, f.event.BodyKey)
-			if err != nil {
+	holders := make([]uuid.UUID, len(stored.Events))
+	err := in.db.Tenant(ctx, stored.TenantID, func(tx db.TenantTx) (err error) {
+		for i, e := range stored.Events {
+			if holders[i], err = tx.EventFirst(ctx, stored.EndpointID, e.SourceEventID, e.Once); err != nil {
 				return err
 			}
-			answers[i] = intakeAnswer{EventID: tenants.FormatID(tenants.EventPrefix, first), Duplicate: first != f.event.ID}
 		}
 		return nil
 	})
+	return holders, err
 }
 
 // refuse counts a refused delivery.
@@ -393,15 +399,32 @@ func (in *intake) refuse(r *http.Request, d *delivery, reason, detail string) {
 	in.refused.add(rejectionKey{d.endpoint.TenantID, d.endpoint.ID, reason}, d.request.ReceivedAt, rejectionSample(r, d, detail))
 }
 
-// away answers 503: nothing was stored, and the source is to come again.
-func (in *intake) away(w http.ResponseWriter, r *http.Request, err error) string {
+// malformed answers a delivery that is rightly signed and cannot be read.
+func (in *intake) malformed(w http.ResponseWriter, r *http.Request, d *delivery, err error) string {
+	refusal := refusalOf(err, source.ReasonPayloadMalformed, "The payload cannot be read: "+err.Error())
+	in.refuse(r, d, refusal.Reason, refusal.Detail)
+	return in.answer(w, d.endpoint.source.Codes.Malformed, refusal.Reason, refusal.Detail)
+}
+
+// away answers 503, or what the source wants in its place: nothing was stored, and it is to come again.
+func (in *intake) away(w http.ResponseWriter, r *http.Request, codes source.Codes, err error) string {
 	in.log.WarnContext(r.Context(), "delivery not stored", "error", err)
 	w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
-	return in.answer(w, r, http.StatusServiceUnavailable, "database.unavailable", "The event could not be stored. Send it again.")
+	status := codes.Busy
+	if status == 0 {
+		status = http.StatusServiceUnavailable
+	}
+	if errors.Is(err, errBusy) {
+		return in.answer(w, status, "intake.busy", "Too many events wait to be stored. Send it again.")
+	}
+	if errors.Is(err, errFetch) {
+		return in.answer(w, status, "source.unreachable", "What it takes to verify the delivery could not be had from its source. Send it again.")
+	}
+	return in.answer(w, status, "database.unavailable", "The event could not be stored. Send it again.")
 }
 
 // answer writes a problem document.
-func (in *intake) answer(w http.ResponseWriter, _ *http.Request, status int, code, detail string) string {
+func (in *intake) answer(w http.ResponseWriter, status int, code, detail string) string {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(refusalAnswer{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: code, Detail: detail}) //nolint:errchkjson // the source may have gone
@@ -417,5 +440,33 @@ type refusalAnswer struct {
 	Detail string `json:"detail"`
 }
 
-// Close writes the counts that are still in memory.
-func (in *intake) Close(ctx context.Context) { in.refused.close(ctx) }
+// seen answers whether there is an endpoint at an address: some sources ask with HEAD before they save it.
+func (in *intake) seen(w http.ResponseWriter, r *http.Request) {
+	switch _, err := in.find(r.Context(), r.PathValue("token")); {
+	case err == nil:
+		w.WriteHeader(http.StatusOK)
+	case errors.Is(err, db.ErrNotFound):
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+}
+
+// forget drops what is held of the tenant who has just changed something, or of all where the operator has: the next delivery to this process
+// must not depend on how fast the database's notification comes.
+func (in *intake) forget(ctx context.Context) {
+	if about := requestOf(ctx); about != nil && about.tenantID != uuid.Nil {
+		in.cache.drop(about.tenantID)
+		return
+	}
+	in.cache.clear()
+}
+
+// Close stores what waits, and writes what is still in memory.
+func (in *intake) Close(ctx context.Context) {
+	in.batcher.close()
+	in.cache.close()
+	in.touches.close()
+	in.refused.close(ctx)
+}

@@ -85,9 +85,9 @@ func (d *door) knock(header http.Header, body []byte) answer {
 func (d *door) sign(sourceName, id string, body []byte, at time.Time, extra http.Header) http.Header {
 	d.t.Helper()
 	s, _ := source.Get(sourceName)
-	header, err := s.Sign(source.SignInput{Method: http.MethodPost, URL: d.address, Header: extra, Body: body, Secret: d.secret, ID: id, At: at})
+	signed, err := s.Sign(source.SignInput{Method: http.MethodPost, URL: d.address, Header: extra, Body: body, Secret: d.secret, ID: id, At: at})
 	require.NoError(d.t, err)
-	return header
+	return signed.Header
 }
 
 func (d *door) count(sql string) int {
@@ -279,7 +279,7 @@ func TestIntakeSaysWithin2SecondsThatTheDatabaseIsAway(t *testing.T) {
 			pool, err := db.Open(t.Context(), db.PoolConfig{URL: "postgres://x:y@" + address + "/x?sslmode=disable", Role: db.AppRole, ConnsMax: 2})
 			require.NoError(t, err)
 			t.Cleanup(pool.Close)
-			face := newAPI(t, db.New(pool, pool, sealer), io.Discard)
+			face := newAPI(t, db.New(db.Pools{App: pool, System: pool, Door: pool}, sealer), io.Discard)
 			server := httptest.NewServer(face.Handler())
 			t.Cleanup(server.Close)
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
@@ -377,12 +377,12 @@ func TestIntakeReadsAgainWhenItDoesNotKnowWhetherItCommitted(t *testing.T) {
 			way := newCutter(t, net.JoinHostPort(config.Host, fmt.Sprint(config.Port)), stored)
 			through := strings.Replace(d.URL, net.JoinHostPort(config.Host, fmt.Sprint(config.Port)), way.listener.Addr().String(), 1)
 			require.NotEqual(t, d.URL, through)
-			pool, err := db.Open(t.Context(), db.PoolConfig{URL: through, Role: db.AppRole, ConnsMax: 2})
+			pool, err := db.Open(t.Context(), db.PoolConfig{URL: through, Role: db.DoorRole, ConnsMax: 2})
 			require.NoError(t, err)
 			t.Cleanup(pool.Close)
 			sealer, err := db.NewSealer(d.MasterKey)
 			require.NoError(t, err)
-			face := newAPI(t, db.New(pool, d.System, sealer), d.log)
+			face := newAPI(t, db.New(db.Pools{App: d.App, System: d.System, Door: pool}, sealer), d.log)
 			server := httptest.NewServer(face.Handler())
 			t.Cleanup(server.Close)
 			body := []byte(`{"type":"contact.created"}`)

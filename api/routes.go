@@ -99,6 +99,9 @@ func register[I, O any](a *API, who class, op huma.Operation, handler func(conte
 		if err != nil {
 			return nil, a.fault(ctx, err)
 		}
+		if op.Method != http.MethodGet {
+			a.intake.forget(ctx)
+		}
 		return out, nil
 	})
 }

@@ -67,7 +67,7 @@ func TestBadInputNamesEveryField(t *testing.T) {
 		"source":        {of.editor, "POST", "/v1/endpoints", map[string]any{"name": "a", "source": "fax"}, []string{"body.source"}},
 		"settings": {
 			of.editor, "POST", "/v1/endpoints",
-			map[string]any{"name": "a", "source": "hmac", "settings": map[string]any{"order": "serial", "algorithm": "md5", "odd": 1}},
+			map[string]any{"name": "a", "source": "hmac", "settings": map[string]any{"order": "random", "algorithm": "md5", "odd": 1}},
 			[]string{"body.settings.order", "body.settings.algorithm", "body.settings.odd", "body.settings.signature_header"},
 		},
 		"group": {of.viewer, "GET", "/v1/usage?group_by=colour", nil, []string{"query.group_by"}},

@@ -9,6 +9,14 @@ import (
 	"sluice/tenants"
 )
 
+// The kinds of alerts.
+const (
+	// AlertRejections is a flood of refused deliveries; its subject is the endpoint.
+	AlertRejections = "rejections"
+	// AlertMissedUnreadable is a list of deliveries that the source does not let us read; its subject is the endpoint.
+	AlertMissedUnreadable = "missed.unreadable"
+)
+
 // Alert is a state worth a person's attention, told once when it begins and once when it ends.
 type Alert struct {
 	TenantID uuid.UUID
@@ -21,11 +29,15 @@ type Alert struct {
 	EndedAt  *time.Time
 }
 
+// alertBeginSQL looks before it writes: an update that finds nothing to change would still lock the row, which is a write.
 const alertBeginSQL = `
-insert into sluice.alerts (tenant_id, id, kind, subject, detail) values (@tenant_id, @id, @kind, @subject, @detail)
+insert into sluice.alerts (tenant_id, id, kind, subject, detail)
+select @tenant_id, @id, @kind, @subject, @detail
+where not exists (select from sluice.alerts a
+    where a.tenant_id = @tenant_id and a.kind = @kind and a.subject = @subject and a.ended_at is null and a.last_at > now() - interval '1 minute')
 on conflict (tenant_id, kind, subject) where ended_at is null do update set last_at = now(), detail = excluded.detail`
 
-// AlertBegin begins an alert; one of this kind and subject that has not ended goes on.
+// AlertBegin begins an alert; one of this kind and subject that has not ended goes on, and is written to once a minute at most.
 func (tx TenantTx) AlertBegin(ctx context.Context, kind, subject, detail string) error {
 	_, err := run(ctx, tx.tx, alertBeginSQL, tx.with(args{"id": tenants.NewID(), "kind": kind, "subject": subject, "detail": detail}))
 	return err
@@ -39,6 +51,15 @@ order by id desc limit @limit`
 // AlertList lists alerts, newest first; open keeps those that have not ended.
 func (tx TenantTx) AlertList(ctx context.Context, open bool, p Page) ([]Alert, error) {
 	return many[Alert](ctx, tx.tx, alertListSQL, tx.with(args{"before": p.before(), "limit": p.Limit, "open": open}))
+}
+
+const alertEndSQL = `
+update sluice.alerts set ended_at = now() where tenant_id = @tenant_id and kind = @kind and subject = @subject and ended_at is null`
+
+// AlertEnd ends an alert, if there is one that has not ended.
+func (tx TenantTx) AlertEnd(ctx context.Context, kind, subject string) error {
+	_, err := run(ctx, tx.tx, alertEndSQL, tx.with(args{"kind": kind, "subject": subject}))
+	return err
 }
 
 const alertsEndSQL = `

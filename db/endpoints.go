@@ -182,17 +182,19 @@ func (tx TenantTx) EndpointSecretTouch(ctx context.Context, id uuid.UUID) error 
 type OpenSecret struct {
 	ID         uuid.UUID
 	Text       tenants.Secret
+	ExpiresAt  *time.Time
 	LastUsedAt *time.Time
 }
 
 type sealedSecret struct {
 	ID         uuid.UUID
 	Sealed     []byte
+	ExpiresAt  *time.Time
 	LastUsedAt *time.Time
 }
 
 const endpointSecretSealedSQL = `
-select id, sealed, last_used_at from sluice.endpoint_secrets
+select id, sealed, expires_at, last_used_at from sluice.endpoint_secrets
 where tenant_id = @tenant_id and endpoint_id = @endpoint_id and (expires_at is null or expires_at > now()) order by id desc limit @limit`
 
 // EndpointSecrets opens the secrets that are good, newest first.
@@ -215,7 +217,7 @@ func openAll(key tink.AEAD, tenantID uuid.UUID, rows []sealedSecret) ([]OpenSecr
 		if err != nil {
 			return nil, err
 		}
-		out[i] = OpenSecret{ID: r.ID, Text: text, LastUsedAt: r.LastUsedAt}
+		out[i] = OpenSecret{ID: r.ID, Text: text, ExpiresAt: r.ExpiresAt, LastUsedAt: r.LastUsedAt}
 	}
 	return out, nil
 }
@@ -240,7 +242,7 @@ where token = @token and deleted_at is null
   and exists (select from sluice.tenants t where t.tenant_id = e.tenant_id and t.status <> 'erased')`
 
 const endpointFindSecretsSQL = `
-select s.id, s.sealed, s.last_used_at from sluice.endpoints e
+select s.id, s.sealed, s.expires_at, s.last_used_at from sluice.endpoints e
 join sluice.endpoint_secrets s on s.tenant_id = e.tenant_id and s.endpoint_id = e.id
 where e.token = @token and e.deleted_at is null and (s.expires_at is null or s.expires_at > now()) order by s.id desc limit @limit`
 

@@ -199,7 +199,7 @@ func plant(t *testing.T, b *dbtest.Bundle, name string) planted {
 		if err := tx.MissedCheckPut(ctx, p.endpoint, time.Now(), ""); err != nil {
 			return err
 		}
-		if _, err := tx.MissedEventAdd(ctx, db.MissedEvent{EndpointID: p.endpoint, SourceEventID: "missed", Delivery: "1", SentAt: time.Now()}); err != nil {
+		if _, err := tx.MissedEventsAdd(ctx, p.endpoint, []db.MissedEvent{{SourceEventID: "missed", Delivery: "1", SentAt: time.Now()}}); err != nil {
 			return err
 		}
 		return tx.RejectionAdd(ctx, db.Rejection{EndpointID: p.endpoint, Reason: "signature.mismatch", Count: 1, Sample: json.RawMessage(`{}`)})

@@ -34,6 +34,23 @@ func (tx TenantTx) RejectionAdd(ctx context.Context, r Rejection) error {
 	return err
 }
 
+// RejectionMinute is what was refused at an endpoint within one minute, whatever the reasons.
+type RejectionMinute struct {
+	Count   int64
+	Reason  string // the most frequent one
+	FirstAt time.Time
+}
+
+const rejectionMinuteSQL = `
+select coalesce(sum(count), 0)::bigint as count, coalesce((array_agg(reason order by count desc, reason))[1], '') as reason,
+    coalesce(min(first_at), @at::timestamptz) as first_at
+from sluice.rejections where tenant_id = @tenant_id and endpoint_id = @endpoint_id and minute = date_trunc('minute', @at::timestamptz)`
+
+// RejectionMinute sums up the minute that at is in.
+func (tx TenantTx) RejectionMinute(ctx context.Context, endpointID uuid.UUID, at time.Time) (RejectionMinute, error) {
+	return one[RejectionMinute](ctx, tx.tx, rejectionMinuteSQL, tx.with(args{"endpoint_id": endpointID, "at": at}))
+}
+
 // RejectionFilter narrows a list of rejections; zero fields do not.
 type RejectionFilter struct {
 	EndpointID   *uuid.UUID

@@ -164,7 +164,7 @@ func (h *house) work(change ...func(*settings)) *jobs.Worker {
 			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(s.timeout), BaseURL: h.provider.URL(), Now: time.Now})},
 			Breaker:   s.breaker, Timeout: s.timeout, Now: time.Now,
 		}),
-		Lease: s.lease, SweepEvery: 200 * time.Millisecond, ModelTimeout: s.timeout, ActionTimeout: 3 * time.Second,
+		Lease: s.lease, SweepEvery: 200 * time.Millisecond, PayloadRetention: 24 * time.Hour, ModelTimeout: s.timeout, ActionTimeout: 3 * time.Second,
 		RunWorkers: 8, ActionWorkers: 8, ShutdownTimeout: time.Second,
 	})
 	require.NoError(h.t, err)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -17,6 +18,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 	"github.com/riverqueue/rivercontrib/otelriver"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"sluice/db"
 )
@@ -35,6 +37,11 @@ const riverAttemptsMax = 10
 type RunArgs struct {
 	TenantID uuid.UUID `json:"tenant_id"`
 	RunID    uuid.UUID `json:"run_id"`
+
+	// NotBefore, if not zero, is when the job may begin.
+	NotBefore time.Time `json:"-"`
+	// Trace, if valid, is the trace of the run's event, where many are posted at once.
+	Trace trace.SpanContext `json:"-"`
 }
 
 // Kind is River's name of the job.
@@ -62,11 +69,11 @@ func (ActionArgs) InsertOpts() river.InsertOpts {
 // Poster adds jobs, in the transaction that writes the rows they are about. It needs no more than to insert: it reads no job.
 type Poster struct{ client *river.Client[pgx.Tx] }
 
-// NewPoster makes a Poster. The trace of the caller travels in the job's metadata.
+// NewPoster makes a Poster. The trace of a run's event, else that of the caller, travels in the job's metadata.
 func NewPoster(log *slog.Logger) (*Poster, error) {
 	// Without a pool the driver can do nothing outside the transactions it is given.
 	client, err := river.NewClient(riverpgxv5.New((*pgxpool.Pool)(nil)), &river.Config{
-		Logger: log, Schema: db.RiverSchema, Plugins: tracing(),
+		Logger: log, Schema: db.RiverSchema,
 		// River notifies once in this time for a queue, however many jobs come: a notification takes a lock of the whole server at commit.
 		FetchCooldown: fetchCooldown,
 	})
@@ -78,22 +85,26 @@ func NewPoster(log *slog.Logger) (*Poster, error) {
 
 // PostRuns adds a job for each run, in the caller's transaction.
 func (p *Poster) PostRuns(ctx context.Context, tx pgx.Tx, runs []RunArgs) error {
-	return post(ctx, p.client, tx, runs, nil)
+	return post(ctx, p.client, tx, runs, func(r RunArgs) trace.SpanContext { return r.Trace })
 }
 
 // PostActions adds a job for each action, in the caller's transaction.
 func (p *Poster) PostActions(ctx context.Context, tx pgx.Tx, actions []ActionArgs) error {
-	return post(ctx, p.client, tx, actions, nil)
+	return post(ctx, p.client, tx, actions, func(ActionArgs) trace.SpanContext { return trace.SpanContext{} })
 }
 
 // post uses COPY: it is the fastest, and the only way to add a job without the right to read jobs.
-func post[T river.JobArgs](ctx context.Context, client *river.Client[pgx.Tx], tx pgx.Tx, all []T, opts *river.InsertOpts) error {
+func post[T river.JobArgs](ctx context.Context, client *river.Client[pgx.Tx], tx pgx.Tx, all []T, traceOf func(T) trace.SpanContext) error {
 	if len(all) == 0 {
 		return nil
 	}
 	params := make([]river.InsertManyParams, len(all))
 	for i, a := range all {
-		params[i] = river.InsertManyParams{Args: a, InsertOpts: opts}
+		span := traceOf(a)
+		if !span.IsValid() {
+			span = trace.SpanContextFromContext(ctx)
+		}
+		params[i] = river.InsertManyParams{Args: a, InsertOpts: &river.InsertOpts{Metadata: traceMetadata(span)}}
 	}
 	if _, err := client.InsertManyFastTx(ctx, tx, params); err != nil {
 		return fmt.Errorf("add %d jobs of kind %s: %w", len(all), all[0].Kind(), err)
@@ -101,12 +112,26 @@ func post[T river.JobArgs](ctx context.Context, client *river.Client[pgx.Tx], tx
 	return nil
 }
 
-// tracing carries the trace of whoever adds a job to whoever works it. otelriver only links the two; continued makes the work a child, so that
+// traceMetadata is what continued reads; nil without a trace.
+func traceMetadata(span trace.SpanContext) []byte {
+	if !span.IsValid() {
+		return nil
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), span), carrier)
+	metadata, err := json.Marshal(carrier)
+	if err != nil { // cannot be: texts always marshal
+		return nil
+	}
+	return metadata
+}
+
+// tracing carries the trace of whoever added a job to whoever works it. otelriver only links the two; continued makes the work a child, so that
 // an event has one trace from the door to the target.
 func tracing() []rivertype.Plugin {
 	return []rivertype.Plugin{
 		&continued{},
-		otelriver.NewMiddleware(&otelriver.MiddlewareConfig{EnableTracePropagation: true, EnableWorkSpanJobKindSuffix: true}),
+		otelriver.NewMiddleware(&otelriver.MiddlewareConfig{EnableWorkSpanJobKindSuffix: true}),
 	}
 }
 

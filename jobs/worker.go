@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,8 @@ type Deps struct {
 	Lease time.Duration
 	// SweepEvery is how often runs that nobody works on are looked for.
 	SweepEvery time.Duration
+	// PayloadRetention is how long raw bodies are kept.
+	PayloadRetention time.Duration
 	// ModelTimeout bounds one call to a model, ActionTimeout one try at an effect.
 	ModelTimeout, ActionTimeout time.Duration
 	// RunWorkers and ActionWorkers are how many of each this process works on at once.
@@ -60,6 +63,7 @@ type Deps struct {
 type Worker struct {
 	client  *river.Client[pgx.Tx]
 	sweeper *sweeper
+	keeper  *retention
 	deps    Deps
 	stop    context.CancelFunc
 	swept   chan struct{}
@@ -67,8 +71,8 @@ type Worker struct {
 
 // NewWorker makes a Worker that does not work yet.
 func NewWorker(d Deps) (*Worker, error) {
-	if d.Lease <= 0 || d.SweepEvery <= 0 || d.ModelTimeout <= 0 || d.ActionTimeout <= 0 || d.RunWorkers <= 0 || d.ActionWorkers <= 0 {
-		return nil, errors.New("make a worker: lease, sweep, timeouts and worker counts must be above 0")
+	if d.Lease <= 0 || d.SweepEvery <= 0 || d.PayloadRetention <= 0 || d.ModelTimeout <= 0 || d.ActionTimeout <= 0 || d.RunWorkers <= 0 || d.ActionWorkers <= 0 {
+		return nil, errors.New("make a worker: lease, sweep, retention, timeouts and worker counts must be above 0")
 	}
 	poster, err := NewPoster(d.Log)
 	if err != nil {
@@ -93,6 +97,8 @@ func NewWorker(d Deps) (*Worker, error) {
 			runQueue: {MaxWorkers: d.RunWorkers}, actionQueue: {MaxWorkers: d.ActionWorkers},
 		},
 		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPollInterval,
+		// Migration 0003 dropped the two GIN indexes of River's list.
+		ReindexerIndexNames: []string{"river_job_prioritized_fetching_index", "river_job_run", "river_job_action"},
 		// Our leases bring a dead worker's runs back; River's rescue only tidies its own table, so it can wait.
 		JobTimeout: jobTimeout, RescueStuckJobsAfter: 2*jobTimeout + jobMargin,
 		CompletedJobRetentionPeriod: completedRetention, SoftStopTimeout: d.ShutdownTimeout,
@@ -101,7 +107,7 @@ func NewWorker(d Deps) (*Worker, error) {
 		return nil, fmt.Errorf("make River's client: %w", err)
 	}
 	return &Worker{
-		client: client, deps: d, swept: make(chan struct{}),
+		client: client, deps: d, swept: make(chan struct{}), keeper: &retention{db: d.DB, log: d.Log, age: d.PayloadRetention},
 		sweeper: &sweeper{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, meters: m},
 	}, nil
 }
@@ -116,7 +122,10 @@ func (w *Worker) Start(ctx context.Context) error {
 	}
 	go func() {
 		defer close(w.swept)
+		var loops sync.WaitGroup
+		loops.Go(func() { w.keeper.loop(running) })
 		w.sweeper.loop(running, w.deps.SweepEvery)
+		loops.Wait()
 	}()
 	return nil
 }

@@ -90,7 +90,13 @@ func (h *benchHouse) open(ctx context.Context, role string, conns int32, planCac
 		app.Close()
 		return nil, nil, err
 	}
-	return db.New(app, system, h.sealer), func() { app.Close(); system.Close() }, nil
+	door, err := db.Open(ctx, db.PoolConfig{URL: h.url, Role: db.DoorRole, ConnsMax: conns})
+	if err != nil {
+		app.Close()
+		system.Close()
+		return nil, nil, err
+	}
+	return db.New(db.Pools{App: app, System: system, Door: door}, h.sealer), func() { app.Close(); system.Close(); door.Close() }, nil
 }
 
 // furnish makes the tenant, an endpoint with a secret, and an automation of this action.

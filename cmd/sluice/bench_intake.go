@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -117,7 +118,10 @@ func (h *benchHouse) serve(ctx context.Context, database *db.DB) (string, func()
 	base := "http://" + listener.Addr().String()
 	face := api.New(api.Deps{
 		DB: database, Poster: poster, Actions: action.New(outbound.New(outbound.Config{})), ModelFault: jobs.ModelFault([]string{"scripted"}),
-		PublicURL: base, Log: quiet(), Now: time.Now, Version: "bench",
+		PublicURL: base, Log: quiet(), Now: time.Now, Version: "bench", IntakeFlushers: 2,
+		Fetch: func(context.Context, string) ([]byte, error) {
+			return nil, errors.New("the bench has no source to ask")
+		},
 	})
 	server := &http.Server{Handler: face.Handler(), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(listener) }()
@@ -129,7 +133,7 @@ func deliver(ctx context.Context, client *http.Client, address string) error {
 	s, _ := source.Get("standard")
 	id, now := tenants.NewID().String(), time.Now()
 	body := payload(id)
-	header, err := s.Sign(source.SignInput{Method: http.MethodPost, URL: address, Body: body, Secret: benchSecret, ID: "msg_" + id, At: now})
+	signed, err := s.Sign(source.SignInput{Method: http.MethodPost, URL: address, Body: body, Secret: benchSecret, ID: "msg_" + id, At: now})
 	if err != nil {
 		return err
 	}
@@ -137,7 +141,7 @@ func deliver(ctx context.Context, client *http.Client, address string) error {
 	if err != nil {
 		return err
 	}
-	request.Header = header
+	request.Header = signed.Header
 	request.Header.Set("Content-Type", "application/json")
 	response, err := client.Do(request)
 	if err != nil {

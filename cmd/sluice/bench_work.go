@@ -192,11 +192,14 @@ func (b benchWork) worker(ctx context.Context, h *benchHouse, database *db.DB, p
 			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(timeout), BaseURL: provider.URL(), Now: time.Now})},
 			Timeout:   timeout, Now: time.Now,
 		}),
-		Lease: lease, SweepEvery: sweep, ModelTimeout: timeout, ActionTimeout: timeout, RunWorkers: b.Workers, ActionWorkers: b.Workers,
+		Lease: lease, SweepEvery: sweep, PayloadRetention: benchRetention, ModelTimeout: timeout, ActionTimeout: timeout, RunWorkers: b.Workers, ActionWorkers: b.Workers,
 		ShutdownTimeout: lease,
 	})
 	return worker, pool.Close, err
 }
+
+// benchRetention outlasts every bench.
+const benchRetention = 30 * 24 * time.Hour
 
 // plant keeps events with a run and a job each, as the intake does, many to a transaction.
 func (h *benchHouse) plant(ctx context.Context, d *db.DB, automation uuid.UUID, n int) error {
@@ -206,25 +209,24 @@ func (h *benchHouse) plant(ctx context.Context, d *db.DB, automation uuid.UUID, 
 	}
 	const batch = 200
 	for begin := 0; begin < n; begin += batch {
-		err := d.Tenant(ctx, h.tenant, func(tx db.TenantTx) error {
+		err := d.Door(ctx, func(tx db.DoorTx) error {
+			var deliveries []*db.Delivery
 			var posted []jobs.RunArgs
 			for range min(batch, n-begin) {
-				id := tenants.NewID()
-				if _, _, err := tx.EventInsert(ctx, db.EventNew{
-					Event: db.Event{
-						ID: id, EndpointID: h.endpoint, Source: "standard", SourceEventID: id.String(), Type: "contact.created", Verdicts: json.RawMessage(`[]`),
-					},
-					BodySHA256: id[:], Headers: json.RawMessage(`{}`), Body: payload(id.String()),
-				}); err != nil {
-					return err
-				}
-				run, err := tx.RunInsert(ctx, db.RunNew{
-					EventID: id, EndpointID: h.endpoint, AutomationID: automation, AutomationVersion: 1, Mode: "live", Priority: "routine",
+				id, run := tenants.NewID(), tenants.NewID()
+				deliveries = append(deliveries, &db.Delivery{
+					TenantID: h.tenant, EndpointID: h.endpoint, Source: "standard", Headers: json.RawMessage(`{}`), Body: payload(id.String()), BodySHA256: id[:],
+					Events: []db.EventNew{{
+						ID: id, SourceEventID: id.String(), Type: "contact.created", Verdicts: json.RawMessage(`[]`),
+						Runs: []db.RunNew{{
+							ID: run, AutomationID: automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone,
+						}},
+					}},
 				})
-				if err != nil {
-					return err
-				}
 				posted = append(posted, jobs.RunArgs{TenantID: h.tenant, RunID: run})
+			}
+			if _, err := tx.Admit(ctx, deliveries); err != nil {
+				return err
 			}
 			return poster.PostRuns(ctx, tx.Pgx(), posted)
 		})

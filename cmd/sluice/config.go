@@ -18,14 +18,17 @@ import (
 //	secret   its value is never shown
 //	empty    what an empty variable means; without it, an empty variable is one that is not set
 type Config struct {
-	DatabaseURL      tenants.Secret `name:"database-url" from:"DATABASE_URL" use:"serve work migrate operator-key" need:"serve work operator-key" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may become sluice_app, sluice_worker and sluice_system."`
+	DatabaseURL      tenants.Secret `name:"database-url" from:"DATABASE_URL" use:"serve work migrate operator-key" need:"serve work operator-key" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may become sluice_app, sluice_door, sluice_worker and sluice_system."`
 	OwnerDatabaseURL tenants.Secret `name:"owner-database-url" from:"SLUICE_OWNER_DATABASE_URL" use:"migrate" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may migrate: make roles, and create in the database. Without it, DATABASE_URL."`
-	DBConns          int            `name:"db-conns" from:"SLUICE_DB_CONNS" use:"serve work dev" default:"16" min:"2" max:"1000" group:"Database" help:"Connections of each pool. serve has two pools, work three."`
+	DBConns          int            `name:"db-conns" from:"SLUICE_DB_CONNS" use:"serve work dev" default:"16" min:"2" max:"1000" group:"Database" help:"Connections of each pool. serve and work have three pools each."`
 	TraceSQL         bool           `name:"trace-sql" from:"SLUICE_TRACE_SQL" use:"serve work dev" default:"false" group:"Telemetry" help:"Makes a span of every statement. Values are not in it."`
 
 	Listen        string `name:"listen" from:"SLUICE_LISTEN" use:"serve dev" default:":8080" shape:"listen" group:"Serving" help:"Address of the API and the intake."`
 	MetricsListen string `name:"metrics-listen" from:"SLUICE_METRICS_LISTEN" use:"serve work dev" default:":9090" shape:"listen" empty:"none" group:"Serving" help:"Address of /metrics, /healthz and /readyz; empty for none."`
 	PublicURL     string `name:"public-url" from:"SLUICE_PUBLIC_URL" use:"serve dev" need:"serve" shape:"url" group:"Serving" help:"Where the world reaches this API, such as https://hooks.example.com; it begins the URLs that are pasted into sources. dev takes http://127.0.0.1 and its port."`
+
+	IntakeFlushers int    `name:"intake-flushers" from:"SLUICE_INTAKE_FLUSHERS" use:"serve dev" default:"2" min:"1" max:"64" group:"Serving" help:"Commits of the intake that may be on their way at once; 4 where a flush of the disk takes a millisecond or more."`
+	ProxyHeaders   string `name:"proxy-headers" from:"SLUICE_PROXY_HEADERS" use:"serve dev" shape:"headers" group:"Serving" help:"Names of headers, with commas between them, that the proxy in front sets itself and takes away from whoever sends them, such as X-Client-Cert-Sha256. Sources that are known by a client certificate read these alone; without the name here, such an endpoint takes nothing."`
 
 	MasterKey        masterKey      `name:"master-key" from:"SLUICE_MASTER_KEY" use:"serve work dev" need:"serve work" secret:"true" group:"Secrets" help:"32 bytes, in hex, base64 or base64url, under which tenants' secrets are sealed. Without it no stored secret can be read; openssl rand -hex 32 makes one."`
 	AnthropicAPIKey  tenants.Secret `name:"anthropic-api-key" from:"ANTHROPIC_API_KEY" use:"work dev" secret:"true" group:"Models" help:"The operator's own key, for tenants that bring none."`
@@ -34,15 +37,16 @@ type Config struct {
 	OpenAIBaseURL    string         `name:"openai-base-url" from:"SLUICE_OPENAI_BASE_URL" use:"work dev" shape:"url" group:"Models" help:"Another address than OpenAI's own, with its version, such as http://proxy/v1."`
 	ScriptedURL      string         `name:"scripted-url" from:"SLUICE_SCRIPTED_URL" use:"serve work dev" shape:"url" group:"Models" help:"Address of a scripted provider; the provider called scripted exists only with it. dev starts its own."`
 
-	RunWorkers      int           `name:"run-workers" from:"SLUICE_RUN_WORKERS" use:"work dev" default:"64" min:"1" max:"10000" group:"Work" help:"Runs that one process works on at once."`
-	ActionWorkers   int           `name:"action-workers" from:"SLUICE_ACTION_WORKERS" use:"work dev" default:"32" min:"1" max:"10000" group:"Work" help:"Actions that one process posts at once."`
-	Lease           time.Duration `name:"lease" from:"SLUICE_LEASE" use:"work dev" default:"30s" min:"3s" max:"10m" group:"Work" help:"How long a run belongs to a worker that does not report back."`
-	SweepEvery      time.Duration `name:"sweep-every" from:"SLUICE_SWEEP_EVERY" use:"work dev" default:"5s" min:"100ms" max:"10m" group:"Work" help:"How often runs that nobody works on are looked for."`
-	ModelTimeout    time.Duration `name:"model-timeout" from:"SLUICE_MODEL_TIMEOUT" use:"work dev" default:"2m" min:"1s" max:"30m" group:"Work" help:"How long one call to a model may take."`
-	ActionTimeout   time.Duration `name:"action-timeout" from:"SLUICE_ACTION_TIMEOUT" use:"work dev" default:"15s" min:"1s" max:"5m" group:"Work" help:"How long one try at an action may take."`
-	ShutdownTimeout time.Duration `name:"shutdown-timeout" from:"SLUICE_SHUTDOWN_TIMEOUT" use:"serve work dev" default:"30s" min:"1s" max:"30m" group:"Serving" help:"After SIGTERM, how long what is under way may go on."`
-	DrainDelay      time.Duration `name:"drain-delay" from:"SLUICE_DRAIN_DELAY" use:"serve" default:"0s" min:"0s" max:"5m" group:"Serving" help:"After SIGTERM, how long requests are still taken while /readyz says 503, so that load balancers turn away first."`
-	AllowLoopback   bool          `name:"allow-loopback" from:"SLUICE_ALLOW_LOOPBACK" use:"serve work dev" default:"false" group:"Work" help:"Lets callbacks reach loopback addresses; for development."`
+	RunWorkers       int           `name:"run-workers" from:"SLUICE_RUN_WORKERS" use:"work dev" default:"64" min:"1" max:"10000" group:"Work" help:"Runs that one process works on at once."`
+	ActionWorkers    int           `name:"action-workers" from:"SLUICE_ACTION_WORKERS" use:"work dev" default:"32" min:"1" max:"10000" group:"Work" help:"Actions that one process posts at once."`
+	Lease            time.Duration `name:"lease" from:"SLUICE_LEASE" use:"work dev" default:"30s" min:"3s" max:"10m" group:"Work" help:"How long a run belongs to a worker that does not report back."`
+	SweepEvery       time.Duration `name:"sweep-every" from:"SLUICE_SWEEP_EVERY" use:"work dev" default:"5s" min:"100ms" max:"10m" group:"Work" help:"How often runs that nobody works on are looked for."`
+	PayloadRetention time.Duration `name:"payload-retention" from:"SLUICE_PAYLOAD_RETENTION" use:"work dev" default:"720h" min:"24h" max:"87600h" group:"Work" help:"How long raw bodies are kept. They are dropped by the day (UTC); the events, their keys and what came of them stay."`
+	ModelTimeout     time.Duration `name:"model-timeout" from:"SLUICE_MODEL_TIMEOUT" use:"work dev" default:"2m" min:"1s" max:"30m" group:"Work" help:"How long one call to a model may take."`
+	ActionTimeout    time.Duration `name:"action-timeout" from:"SLUICE_ACTION_TIMEOUT" use:"work dev" default:"15s" min:"1s" max:"5m" group:"Work" help:"How long one try at an action may take."`
+	ShutdownTimeout  time.Duration `name:"shutdown-timeout" from:"SLUICE_SHUTDOWN_TIMEOUT" use:"serve work dev" default:"30s" min:"1s" max:"30m" group:"Serving" help:"After SIGTERM, how long what is under way may go on."`
+	DrainDelay       time.Duration `name:"drain-delay" from:"SLUICE_DRAIN_DELAY" use:"serve" default:"0s" min:"0s" max:"5m" group:"Serving" help:"After SIGTERM, how long requests are still taken while /readyz says 503, so that load balancers turn away first."`
+	AllowLoopback    bool          `name:"allow-loopback" from:"SLUICE_ALLOW_LOOPBACK" use:"serve work dev" default:"false" group:"Work" help:"Lets callbacks reach loopback addresses; for development."`
 
 	LogLevel     slog.Level `name:"log-level" from:"SLUICE_LOG_LEVEL" use:"serve work dev" default:"info" shape:"debug|info|warn|error" group:"Telemetry" help:"The lowest level that is logged: debug, info, warn or error."`
 	LogFormat    string     `name:"log-format" from:"SLUICE_LOG_FORMAT" use:"serve work dev" default:"json" shape:"json|text" group:"Telemetry" help:"json or text."`

@@ -208,11 +208,11 @@ func (w *world) deliver(s shop, id string) (status int, eventID string, duplicat
 			continue
 		}
 		body := sample.Body(id, time.Unix(1_700_000_000, 0).UTC())
-		header, err := github.Sign(source.SignInput{Method: http.MethodPost, URL: s.url, Header: sample.Header, Body: body, Secret: s.secret, ID: id, At: at})
+		signed, err := github.Sign(source.SignInput{Method: http.MethodPost, URL: s.url, Header: sample.Header, Body: body, Secret: s.secret, ID: id, At: at})
 		require.NoError(w.t, err)
 		request, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, s.url, bytes.NewReader(body))
 		require.NoError(w.t, err)
-		request.Header = header
+		request.Header = signed.Header
 		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			return 0, "", false

@@ -47,7 +47,7 @@ func asSystem(ctx context.Context, c *Config, fn func(db.SystemTx) error) error 
 		return err
 	}
 	// No secret is sealed here, so there is no sealer.
-	return db.New(pool, pool, nil).System(ctx, fn)
+	return db.New(db.Pools{App: pool, System: pool}, nil).System(ctx, fn)
 }
 
 // Run makes a key. The key alone goes to the output, so that a script can take it.

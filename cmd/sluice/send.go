@@ -157,11 +157,11 @@ type doorAnswer struct {
 
 // postSigned signs as the source would, and posts; tampered, the body is changed after it was signed.
 func postSigned(ctx context.Context, client *http.Client, s source.Source, in source.SignInput, tampered bool) (doorAnswer, error) {
-	header, err := s.Sign(in)
+	signed, err := s.Sign(in)
 	if err != nil {
 		return doorAnswer{}, fmt.Errorf("sign: %w", err)
 	}
-	body := in.Body
+	body := signed.Body
 	if tampered {
 		body = append(bytes.Clone(body), '\n')
 	}
@@ -169,7 +169,7 @@ func postSigned(ctx context.Context, client *http.Client, s source.Source, in so
 	if err != nil {
 		return doorAnswer{}, usage("--url: %w", err)
 	}
-	request.Header = header
+	request.Header = signed.Header
 	response, err := client.Do(request)
 	if err != nil {
 		return doorAnswer{}, fmt.Errorf("deliver: %w", err)

@@ -60,6 +60,7 @@ func startServe(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *se
 	s.api = api.New(api.Deps{
 		DB: base.db, Poster: poster, Actions: base.actions, ModelFault: jobs.ModelFault(providersOf(c)),
 		PublicURL: c.PublicURL, Log: log, Now: time.Now, Version: version, Ready: base.ready.check,
+		ProxyHeaders: headerNames(c.ProxyHeaders), Fetch: base.fetch, IntakeFlushers: c.IntakeFlushers,
 	})
 	s.server = newServer(s.api.Handler())
 	s.server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)

@@ -26,6 +26,9 @@ import (
 // fileSuffix behind the name of a variable makes the name of one that holds a path.
 const fileSuffix = "_FILE"
 
+// headerNameRunes are those that the names of headers are made of in practice.
+const headerNameRunes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+
 // settingBytesMax bounds a value that is read from a file.
 const settingBytesMax = 64 << 10
 
@@ -197,6 +200,8 @@ func expected(tag *kong.Tag, of reflect.Type) string {
 		return "postgres://user:password@host:port/database"
 	case "url":
 		return "an http or https URL without user, query and fragment"
+	case "headers":
+		return "names of headers with commas between them"
 	default:
 		return "one of " + strings.ReplaceAll(shape, "|", ", ")
 	}
@@ -282,6 +287,8 @@ func shaped(tag *kong.Tag, text string) (string, bool) {
 		u, err := url.Parse(text)
 		ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 		return strings.TrimRight(text, "/"), ok
+	case "headers":
+		return text, !slices.ContainsFunc(headerNames(text), func(name string) bool { return strings.Trim(name, headerNameRunes) != "" })
 	default:
 		return text, slices.Contains(strings.Split(shape, "|"), text)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/exaring/otelpgx"
@@ -58,10 +59,16 @@ func newStack(ctx context.Context, c Config, role, planCacheMode string) (_ *sta
 	if err != nil {
 		return nil, err
 	}
+	pools := db.Pools{App: own, System: system}
+	if role == db.AppRole {
+		if pools.Door, err = s.open(ctx, c, db.DoorRole, ""); err != nil {
+			return nil, err
+		}
+	}
 	if err := waitForSchema(ctx, own); err != nil {
 		return nil, err
 	}
-	s.db = db.New(own, system, sealer)
+	s.db = db.New(pools, sealer)
 	s.actions = action.New(s.door)
 	s.ready = newReadiness(s.db.Ping, func(ctx context.Context) error { return schemaFault(ctx, own) })
 	return s, nil
@@ -88,6 +95,23 @@ func (s *stack) open(ctx context.Context, c Config, role, planCacheMode string) 
 		return nil, fmt.Errorf("measure the pool of %s: %w", role, err)
 	}
 	return pool, nil
+}
+
+// fetch gets what is at a URL of a source's own.
+func (s *stack) fetch(ctx context.Context, url string) ([]byte, error) {
+	answer, err := s.door.Do(ctx, outbound.Request{Method: http.MethodGet, URL: url})
+	if err != nil {
+		return nil, err
+	}
+	if answer.Status != http.StatusOK {
+		return nil, fmt.Errorf("expected 200, was answered %d", answer.Status)
+	}
+	return answer.Body, nil
+}
+
+// headerNames reads a list with commas.
+func headerNames(list string) []string {
+	return strings.FieldsFunc(list, func(c rune) bool { return c == ',' || c == ' ' })
 }
 
 // close gives every connection back.

@@ -64,7 +64,7 @@ func startWork(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *wor
 	}
 	worker, err := jobs.NewWorker(jobs.Deps{
 		DB: base.db, River: river, Models: modelsOf(c, base.door), ProviderKeys: keys, Actions: base.actions, Log: log, Now: time.Now,
-		Lease: c.Lease, SweepEvery: c.SweepEvery, ModelTimeout: c.ModelTimeout, ActionTimeout: c.ActionTimeout,
+		Lease: c.Lease, SweepEvery: c.SweepEvery, PayloadRetention: c.PayloadRetention, ModelTimeout: c.ModelTimeout, ActionTimeout: c.ActionTimeout,
 		RunWorkers: c.RunWorkers, ActionWorkers: c.ActionWorkers, ShutdownTimeout: c.ShutdownTimeout,
 	})
 	if err != nil {

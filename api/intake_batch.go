@@ -1,0 +1,182 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
+
+	"sluice/db"
+	"sluice/jobs"
+)
+
+const (
+	// batchQueueMax bounds the deliveries that wait to be stored; one more is told to come again.
+	batchQueueMax = 4096
+	// batchDeliveriesMax and batchBytesMax bound one commit; a single larger delivery is one of its own.
+	batchDeliveriesMax = 256
+	batchBytesMax      = 1 << 20
+	// batchTimeout bounds one commit. Whoever waits for it has a shorter patience.
+	batchTimeout = 5 * time.Second
+)
+
+// errBusy says that more deliveries wait to be stored than may.
+var errBusy = errors.New("too many deliveries wait to be stored")
+
+// batcher stores deliveries that come at the same time in one commit: with the disk and the round trips shared, many cost little more than one.
+// Nobody waits for company: a flusher that is free takes what is there, be it one, and a batch grows only while the one before it is on its way.
+type batcher struct {
+	db     *db.DB
+	poster *jobs.Poster
+	log    *slog.Logger
+
+	queue    chan *pending
+	stopping chan struct{}
+	flushers sync.WaitGroup
+}
+
+// pending is a delivery that waits for its commit.
+type pending struct {
+	ctx      context.Context //nolint:containedctx // of the request that waits: its end, and the span of its runs
+	delivery *db.Delivery
+	posted   [][]jobs.RunArgs // the jobs of each event, should it be new
+	bytes    int
+	answer   chan batchAnswer
+}
+
+// batchAnswer is, for each event of a delivery, the event that holds its keys.
+type batchAnswer struct {
+	holders []uuid.UUID
+	err     error
+}
+
+func newBatcher(d *db.DB, poster *jobs.Poster, log *slog.Logger, flushers int) *batcher {
+	b := &batcher{db: d, poster: poster, log: log, queue: make(chan *pending, batchQueueMax), stopping: make(chan struct{})}
+	for range flushers {
+		b.flushers.Go(b.loop)
+	}
+	return b
+}
+
+// store waits until the delivery is committed, and answers for each event with the one that holds its keys. An error of ctx leaves open whether
+// it was: the source comes again, and finds a duplicate if so.
+func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.RunArgs) ([]uuid.UUID, error) {
+	p := &pending{ctx: ctx, delivery: d, posted: posted, bytes: len(d.Body) + len(d.Headers), answer: make(chan batchAnswer, 1)}
+	for _, e := range d.Events {
+		p.bytes += len(e.Document) + len(e.Verdicts)
+	}
+	select {
+	case b.queue <- p:
+	case <-b.stopping:
+		return nil, errBusy
+	default:
+		return nil, errBusy
+	}
+	select {
+	case a := <-p.answer:
+		return a.holders, a.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// close stores what waits, and ends the flushers. Nothing may be stored after it.
+func (b *batcher) close() {
+	close(b.stopping)
+	b.flushers.Wait()
+}
+
+func (b *batcher) loop() {
+	var next *pending
+	for {
+		if next == nil {
+			select {
+			case next = <-b.queue:
+			case <-b.stopping:
+				select {
+				case next = <-b.queue:
+				default:
+					return
+				}
+			}
+		}
+		var batch []*pending
+		batch, next = b.gather(next)
+		if len(batch) > 0 {
+			b.flush(batch)
+		}
+	}
+}
+
+// gather takes what is waiting, as much as one commit holds, and leaves out whoever has given up. What no longer fits begins the next.
+func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
+	bytes := 0
+	for p := first; ; {
+		if p.ctx.Err() == nil {
+			if len(batch) > 0 && (bytes+p.bytes > batchBytesMax || len(batch) == batchDeliveriesMax) {
+				return batch, p
+			}
+			batch, bytes = append(batch, p), bytes+p.bytes
+		}
+		select {
+		case p = <-b.queue:
+		default:
+			return batch, nil
+		}
+	}
+}
+
+// flush commits a batch and tells everyone. What fails for a reason of its own (a text that the database does not take) must not fail the others:
+// the batch is halved until it stands alone.
+func (b *batcher) flush(batch []*pending) {
+	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
+	defer cancel()
+	var holders [][]uuid.UUID
+	err := b.db.Door(ctx, func(tx db.DoorTx) (err error) {
+		holders, err = b.admit(ctx, tx, batch)
+		return err
+	})
+	if err != nil && len(batch) > 1 && !errors.Is(err, db.ErrUnavailable) && !errors.Is(err, db.ErrCommitUnknown) {
+		half := len(batch) / 2 //nolint:mnd // a half
+		b.flush(batch[:half])
+		b.flush(batch[half:])
+		return
+	}
+	for i, p := range batch {
+		a := batchAnswer{err: err}
+		if err == nil {
+			a.holders = holders[i]
+		}
+		p.answer <- a
+	}
+}
+
+// admit hands the batch over, and adds the jobs of the events that are new.
+func (b *batcher) admit(ctx context.Context, tx db.DoorTx, batch []*pending) ([][]uuid.UUID, error) {
+	deliveries := make([]*db.Delivery, len(batch))
+	for i, p := range batch {
+		deliveries[i] = p.delivery
+	}
+	holders, err := tx.Admit(ctx, deliveries)
+	if err != nil {
+		return nil, err
+	}
+	var posted []jobs.RunArgs
+	for i, p := range batch {
+		span := trace.SpanContextFromContext(p.ctx)
+		for j, e := range p.delivery.Events {
+			if holders[i][j] != e.ID {
+				continue
+			}
+			for _, run := range p.posted[j] {
+				run.Trace = span
+				posted = append(posted, run)
+			}
+		}
+	}
+	return holders, b.poster.PostRuns(ctx, tx.Pgx(), posted)
+}
