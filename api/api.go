@@ -32,9 +32,11 @@ type Deps struct {
 	Fetch func(ctx context.Context, url string) ([]byte, error)
 	// IntakeFlushers is how many commits of the intake may be on their way at once.
 	IntakeFlushers int
-	Log            *slog.Logger
-	Now            func() time.Time
-	Version        string
+	// IntakeBatch is how many deliveries one of them may hold.
+	IntakeBatch int
+	Log         *slog.Logger
+	Now         func() time.Time
+	Version     string
 	// Ready says why requests should go elsewhere; nil is always ready.
 	Ready func(context.Context) error
 }
@@ -60,6 +62,7 @@ func New(deps Deps) *API {
 	a.intake = newIntake(deps)
 
 	// The surface, in one screen.
+	a.registerAlerts()
 	a.registerAutomations()
 	a.registerCredentials()
 	a.registerEndpoints()

@@ -30,6 +30,8 @@ type request struct {
 	id       string
 	pattern  string
 	tenantID uuid.UUID
+	// told says that the log has a line of the request already, with more in it.
+	told bool
 	// url is the real one, while the span is given one without secrets.
 	url *url.URL
 }
@@ -72,7 +74,9 @@ func (a *API) Handler() http.Handler {
 			if thrown := recover(); thrown != nil {
 				a.panicked(ctx, out, thrown)
 			}
-			a.logAccess(ctx, r, about, out.status, a.deps.Now().Sub(started))
+			if !about.told {
+				a.logAccess(ctx, r, about, out.status, a.deps.Now().Sub(started))
+			}
 		}()
 		out.Header().Set("X-Request-Id", about.id)
 		out.Header().Set("X-Content-Type-Options", "nosniff")

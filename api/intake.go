@@ -64,7 +64,7 @@ func newIntake(d Deps) *intake {
 		metric.WithExplicitBucketBoundaries(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10))
 	return &intake{
 		db: d.DB, publicURL: d.PublicURL, proxyHeaders: d.ProxyHeaders, log: d.Log, now: d.Now,
-		cache: newEndpointCache(d.DB, d.Log, d.Now), batcher: newBatcher(d.DB, d.Poster, d.Log, max(d.IntakeFlushers, 1)),
+		cache: newEndpointCache(d.DB, d.Log, d.Now), batcher: newBatcher(d),
 		certificates: newCertificates(d.Fetch, d.Now), touches: newSecretTouches(d.DB, d.Log),
 		refused: newRejectionCounter(d.DB, d.Log), bodies: semaphore.NewWeighted(bodiesMax), answers: answers, took: took,
 	}
@@ -366,9 +366,14 @@ func (in *intake) outcome(r *http.Request, d *delivery, kept *keptDelivery, hold
 		if !answers[i].Duplicate {
 			told, outcome = "accepted", "accepted"
 		}
-		in.log.InfoContext(r.Context(), "event "+told, "tenant_id", tenants.FormatID(tenants.TenantPrefix, d.endpoint.TenantID),
-			"event_id", answers[i].EventID, "source", d.endpoint.Source, "type", e.Type, "received_at", d.request.ReceivedAt,
-			"latency_ms", in.now().Sub(d.request.ReceivedAt).Milliseconds(), "runs", len(e.Runs))
+		in.log.LogAttrs(r.Context(), slog.LevelInfo, "event "+told,
+			slog.String("tenant_id", d.endpoint.tenant), slog.String("event_id", answers[i].EventID), slog.String("source", d.endpoint.Source),
+			slog.String("type", e.Type), slog.Time("received_at", d.request.ReceivedAt),
+			slog.Int64("latency_ms", in.now().Sub(d.request.ReceivedAt).Milliseconds()), slog.Int("runs", len(e.Runs)),
+			slog.String("request_id", requestID(r.Context())))
+	}
+	if about := requestOf(r.Context()); about != nil {
+		about.told = true
 	}
 	answer = answers[0]
 	if len(answers) > 1 {

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -17,9 +16,8 @@ import (
 const (
 	// batchQueueMax bounds the deliveries that wait to be stored; one more is told to come again.
 	batchQueueMax = 4096
-	// batchDeliveriesMax and batchBytesMax bound one commit; a single larger delivery is one of its own.
-	batchDeliveriesMax = 256
-	batchBytesMax      = 1 << 20
+	// batchBytesMax bounds one commit; a single larger delivery is one of its own.
+	batchBytesMax = 1 << 20
 	// batchTimeout bounds one commit. Whoever waits for it has a shorter patience.
 	batchTimeout = 5 * time.Second
 )
@@ -32,7 +30,8 @@ var errBusy = errors.New("too many deliveries wait to be stored")
 type batcher struct {
 	db     *db.DB
 	poster *jobs.Poster
-	log    *slog.Logger
+	// deliveriesMax bounds one commit too.
+	deliveriesMax int
 
 	queue    chan *pending
 	stopping chan struct{}
@@ -54,9 +53,11 @@ type batchAnswer struct {
 	err     error
 }
 
-func newBatcher(d *db.DB, poster *jobs.Poster, log *slog.Logger, flushers int) *batcher {
-	b := &batcher{db: d, poster: poster, log: log, queue: make(chan *pending, batchQueueMax), stopping: make(chan struct{})}
-	for range flushers {
+func newBatcher(deps Deps) *batcher {
+	b := &batcher{
+		db: deps.DB, poster: deps.Poster, deliveriesMax: max(deps.IntakeBatch, 1), queue: make(chan *pending, batchQueueMax), stopping: make(chan struct{}),
+	}
+	for range max(deps.IntakeFlushers, 1) {
 		b.flushers.Go(b.loop)
 	}
 	return b
@@ -117,7 +118,7 @@ func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
 	bytes := 0
 	for p := first; ; {
 		if p.ctx.Err() == nil {
-			if len(batch) > 0 && (bytes+p.bytes > batchBytesMax || len(batch) == batchDeliveriesMax) {
+			if len(batch) > 0 && (bytes+p.bytes > batchBytesMax || len(batch) == b.deliveriesMax) {
 				return batch, p
 			}
 			batch, bytes = append(batch, p), bytes+p.bytes

@@ -14,6 +14,7 @@ import (
 	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs"
+	"sluice/tenants"
 )
 
 const (
@@ -27,12 +28,14 @@ const (
 type cachedEndpoint struct {
 	db.EndpointFound
 
+	tenant   string // the tenant's id as it is shown
 	source   source.Source
 	known    bool // this binary knows the source
 	settings source.Settings
 	order    db.Order
 	faults   []source.Fault // why the settings cannot be used
 	asked    []askedAutomation
+	asks     bool // one of them looks at the payload
 	loadedAt time.Time
 }
 
@@ -115,6 +118,7 @@ func (c *endpointCache) load(token string) (*cachedEndpoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.tenant = tenants.FormatID(tenants.TenantPrefix, e.TenantID)
 	if e.source, e.known = source.Get(e.Source); e.known {
 		e.settings, e.order, e.faults = splitSettings(e.source, e.Settings)
 	}
@@ -122,6 +126,7 @@ func (c *endpointCache) load(token string) (*cachedEndpoint, error) {
 		asked := askedAutomation{AutomationVersion: version}
 		asked.compiled, asked.fault = c.compiled.Of(version)
 		e.asked = append(e.asked, asked)
+		e.asks = e.asks || (asked.fault == nil && asked.compiled.Asks())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -52,8 +52,13 @@ func (in *intake) prepare(r *http.Request, d *delivery, events []source.Event) (
 		if document == nil {
 			document = d.request.Body
 		}
-		// Also without an automation: what cannot be read is refused at the door, and not found out by the first automation that comes.
-		payload, err := automations.DecodePayload(document)
+		// What cannot be read is refused at the door, and not found out by a worker; it is laid out only where an automation asks.
+		var payload any
+		if e.asks {
+			payload, err = automations.DecodePayload(document)
+		} else {
+			err = automations.CheckPayload(document)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -54,6 +54,7 @@ type Spec struct {
 	Mode            string          `json:"mode"`              // "shadow" or "live"; "" means shadow
 	CredentialID    string          `json:"credential_id"`     // of the provider's kind, whose key pays; "" means the tenant's newest, else the operator's
 	Priority        string          `json:"priority"`          // "urgent", "routine", or CEL that answers one of them; "" means routine
+	Fetch           *Fetch          `json:"fetch,omitempty"`   // what to read before the model is asked; nil is nothing
 }
 
 // A Prompt is the pair of templates that make the request to the model. At least one of them must say something.
@@ -96,7 +97,11 @@ type Compiled struct {
 	user       *template
 	schema     *outputSchema // nil: the output is plain text
 	actionBody *template     // nil: the action has no body
+	fetchURL   *template     // nil: nothing is fetched
 }
+
+// Asks reports whether Matches or Priority look at the payload or the event. Where they do not, they take nil for the payload.
+func (c *Compiled) Asks() bool { return c.when != nil || c.priority != nil }
 
 // Compile checks every part of s and answers either what it compiled to, or every fault at once, ordered as the fields of
 // Spec are. Exactly one of the two is nil.
@@ -118,8 +123,12 @@ func Compile(s Spec) (*Compiled, []Fault) {
 	if strings.TrimSpace(s.Prompt.System) == "" && strings.TrimSpace(s.Prompt.User) == "" {
 		fault("prompt.user", "expected text: prompt.system and prompt.user must not both be empty")
 	}
-	c.system = compileTemplate("prompt.system", s.Prompt.System, promptRoots, fault)
-	c.user = compileTemplate("prompt.user", s.Prompt.User, promptRoots, fault)
+	roots := promptRoots
+	if s.Fetch != nil {
+		roots = fetchingRoots
+	}
+	c.system = compileTemplate("prompt.system", s.Prompt.System, roots, fault)
+	c.user = compileTemplate("prompt.user", s.Prompt.User, roots, fault)
 	c.schema = compileSchema(s.OutputSchema, fault)
 	if s.MaxOutputTokens < 1 || s.MaxOutputTokens > maxOutputTokensMax {
 		fault("max_output_tokens", "expected a number from 1 to %d, got %d", maxOutputTokensMax, s.MaxOutputTokens)
@@ -127,6 +136,7 @@ func Compile(s Spec) (*Compiled, []Fault) {
 	c.actionBody = compileAction(s.Action, fault)
 	checkMode(s.Mode, fault)
 	c.priority, c.spec.Priority = compilePriority(s.Priority, fault)
+	c.fetchURL, c.spec.Fetch = compileFetch(s.Fetch, fault)
 	if len(faults) > 0 {
 		return nil, faults
 	}

@@ -168,7 +168,7 @@ func TestCompiled_IsUsedByManyGoroutinesAtOnce(t *testing.T) {
 	s.Prompt.User = "{% for l in payload.labels reversed %}{% assign n = l.name | upcase %}{{ n }}{% endfor %}{{ payload | json }}"
 	c := compiled(t, s)
 	p := payload(t, `{"id": 9007199254740993, "labels": [{"name": "bug"}, {"name": "ui"}]}`)
-	_, want, err := c.Prompt(opened(), p, nonce)
+	_, want, err := c.Prompt(opened(), p, nil, nonce)
 	require.NoError(t, err)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -180,7 +180,7 @@ func TestCompiled_IsUsedByManyGoroutinesAtOnce(t *testing.T) {
 				priority, err := c.Priority(opened(), p)
 				require.NoError(t, err)
 				require.Equal(t, "urgent", priority)
-				_, user, err := c.Prompt(opened(), p, nonce)
+				_, user, err := c.Prompt(opened(), p, nil, nonce)
 				require.NoError(t, err)
 				require.Equal(t, want, user)
 				out, err := c.Output(`{"reply": "hi"}`)
@@ -215,7 +215,7 @@ func BenchmarkPrompt(b *testing.B) {
 	p := map[string]any{"issue": map[string]any{"title": "It breaks", "body": strings.Repeat("A line of text.\n", 500)}}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := c.Prompt(opened(), p, nonce); err != nil {
+		if _, _, err := c.Prompt(opened(), p, nil, nonce); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -34,7 +34,7 @@ const jsonOnly = `Answer with one JSON object that follows the given schema and 
 // nonceRE is what a nonce must look like: 80 bits or more in letters and digits.
 var nonceRE = regexp.MustCompile(`^[A-Za-z0-9]{16,64}$`)
 
-// Prompt renders the system and the user prompt for one event.
+// Prompt renders the system and the user prompt for one event. state is what DecodeState answered, nil where nothing was fetched.
 //
 // nonce is a fresh random text of 16 to 64 letters and digits, made for this one run and known to nobody else. Every value
 // that a template puts out stands between <data-nonce> and </data-nonce>, cleaned: characters that do not show or that
@@ -43,12 +43,15 @@ var nonceRE = regexp.MustCompile(`^[A-Za-z0-9]{16,64}$`)
 // markers mean, and with an output schema it ends with a line that asks for JSON only.
 //
 // The two texts together have at most 512 KiB. Every error but that of a bad nonce is a *RenderError.
-func (c *Compiled) Prompt(e Event, payload any, nonce string) (system, user string, err error) {
+func (c *Compiled) Prompt(e Event, payload, state any, nonce string) (system, user string, err error) {
 	if !nonceRE.MatchString(nonce) {
 		return "", "", fmt.Errorf("render the prompt: expected a nonce of 16 to 64 letters and digits, got %d bytes", len(nonce))
 	}
 	f := newFence(nonce)
 	vars := map[string]any{"event": eventValues(e), "payload": payload}
+	if c.fetchURL != nil {
+		vars["state"] = state
+	}
 	first := newRun(c.system, vars, workMax)
 	first.fence, first.left = f, promptBytesMax
 	if system, err = first.text(); err != nil {

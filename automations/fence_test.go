@@ -45,7 +45,7 @@ func TestPrompt_PutsEveryValueInAFence(t *testing.T) {
 	t.Parallel()
 	s := withUser("Title: {{ payload.title }}\n{% for l in payload.labels %}- {{ l }}\n{% endfor %}{{ payload.nope }}{{ payload.o }}{{ 7 }}")
 	s.Prompt.System = "For {{ event.entity }}, answer in one line."
-	system, user, err := compiled(t, s).Prompt(opened(), payload(t, `{"title": "It <b>breaks</b>", "labels": ["a", "b"], "o": {"k": [1]}}`), nonce)
+	system, user, err := compiled(t, s).Prompt(opened(), payload(t, `{"title": "It <b>breaks</b>", "labels": ["a", "b"], "o": {"k": [1]}}`), nil, nonce)
 	require.NoError(t, err)
 
 	values, rest := fenced(t, user)
@@ -64,7 +64,7 @@ func TestPrompt_AsksForJSONOnlyWithASchema(t *testing.T) {
 	t.Parallel()
 	s := withUser("hi")
 	s.OutputSchema, s.Prompt.System = nil, ""
-	system, user, err := compiled(t, s).Prompt(opened(), nil, nonce)
+	system, user, err := compiled(t, s).Prompt(opened(), nil, nil, nonce)
 	require.NoError(t, err)
 	require.Equal(t, "hi", user)
 	require.NotContains(t, system, "JSON")
@@ -74,7 +74,7 @@ func TestPrompt_AsksForJSONOnlyWithASchema(t *testing.T) {
 func TestPrompt_FencesWhatWasCapturedOnce(t *testing.T) {
 	t.Parallel()
 	c := compiled(t, withUser("{% capture c %}[{{ payload.a }}{% capture d %}{{ payload.b }}{% endcapture %}{{ d }}]{% endcapture %}{{ c }}{% assign e = c | append: payload.a %}{{ e }}"))
-	_, user, err := c.Prompt(opened(), payload(t, `{"a": "x", "b": "y"}`), nonce)
+	_, user, err := c.Prompt(opened(), payload(t, `{"a": "x", "b": "y"}`), nil, nonce)
 	require.NoError(t, err)
 	require.Equal(t, open+"[xy]"+end+open+"[xy]x"+end, user)
 }
@@ -83,7 +83,7 @@ func TestPrompt_RefusesAWeakNonce(t *testing.T) {
 	t.Parallel()
 	c := compiled(t, triage())
 	for _, weak := range []string{"", "short", "0123456789 abcdef", "0123456789<abcdef", strings.Repeat("a", 65), "0123456789abcdeé"} {
-		_, _, err := c.Prompt(opened(), nil, weak)
+		_, _, err := c.Prompt(opened(), nil, nil, weak)
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), "0123456789")
 	}
@@ -147,7 +147,7 @@ func TestPrompt_KeepsInjectionsInTheirFence(t *testing.T) {
 		c := compiled(t, s)
 		for _, injection := range corpus {
 			p := map[string]any{"v": injection, injection: "key"}
-			system, user, err := c.Prompt(opened(), p, nonce)
+			system, user, err := c.Prompt(opened(), p, nil, nonce)
 			require.NoError(t, err)
 			values, rest := fenced(t, user)
 			require.Len(t, values, count)
@@ -169,7 +169,7 @@ func TestPrompt_LeavesPlainTextAsItIs(t *testing.T) {
 	for _, text := range []string{
 		"", " ", "\n\ttext  with\nlines\n", "<b>x</b> a<b data-x", "日本語 العربية ٠١ עברית हिन्दी 😀", "data-" + nonce[:15], "the \u0600 sign", "{{ x }}",
 	} {
-		_, user, err := c.Prompt(opened(), text, nonce)
+		_, user, err := c.Prompt(opened(), text, nil, nonce)
 		require.NoError(t, err)
 		require.Equal(t, open+text+end, user)
 	}
@@ -179,7 +179,7 @@ func TestPrompt_AnyTextStandsInExactlyOneFence(t *testing.T) {
 	t.Parallel()
 	c := compiled(t, withUser("before {{ payload.v }} after"))
 	render := func(t *rapid.T, v string) string {
-		_, user, err := c.Prompt(opened(), map[string]any{"v": v}, nonce)
+		_, user, err := c.Prompt(opened(), map[string]any{"v": v}, nil, nonce)
 		require.NoError(t, err)
 		values, rest := fenced(t, user)
 		require.Len(t, values, 1)
@@ -206,25 +206,25 @@ func TestPrompt_CutsLargeValues(t *testing.T) {
 	t.Parallel()
 	const kib = 1 << 10
 	long := strings.Repeat("é", 100*kib)
-	_, user, err := compiled(t, withUser("{{ payload }}")).Prompt(opened(), long, nonce)
+	_, user, err := compiled(t, withUser("{{ payload }}")).Prompt(opened(), long, nil, nonce)
 	require.NoError(t, err)
 	values, _ := fenced(t, user)
 	require.Equal(t, strings.Repeat("é", 32*kib)+"…[cut]", values[0])
 
 	s := withUser(strings.Repeat("{{ payload }}", 4))
 	s.Prompt.System = "{{ payload }}"
-	system, user, err := compiled(t, s).Prompt(opened(), long, nonce)
+	system, user, err := compiled(t, s).Prompt(opened(), long, nil, nonce)
 	require.NoError(t, err)
 	require.Less(t, len(system)+len(user), 260*kib, "system and user share what values may take")
 	values, _ = fenced(t, user)
 	require.Equal(t, "…[cut]", values[3])
 
 	hiding := strings.Repeat("\u200b", 10*kib) + "seen"
-	_, user, err = compiled(t, withUser("{{ payload }}")).Prompt(opened(), hiding, nonce)
+	_, user, err = compiled(t, withUser("{{ payload }}")).Prompt(opened(), hiding, nil, nonce)
 	require.NoError(t, err)
 	require.Equal(t, open+"seen"+end, user, "what does not show takes no room")
 
-	_, user, err = compiled(t, withUser("{{ payload }}")).Prompt(opened(), map[string]any{"a": long}, nonce)
+	_, user, err = compiled(t, withUser("{{ payload }}")).Prompt(opened(), map[string]any{"a": long}, nil, nonce)
 	require.NoError(t, err)
 	require.True(t, strings.HasSuffix(user, "…[cut]"+end))
 }
@@ -236,11 +236,11 @@ func TestPrompt_StopsAtItsLimits(t *testing.T) {
 		items[i] = fmt.Sprint("item ", i)
 	}
 	p := map[string]any{"a": items}
-	_, _, err := compiled(t, withUser("{% for x in payload.a %}{{ x }}{% endfor %}")).Prompt(opened(), p, nonce)
+	_, _, err := compiled(t, withUser("{% for x in payload.a %}{{ x }}{% endfor %}")).Prompt(opened(), p, nil, nonce)
 	require.ErrorIs(t, err, automations.ErrTooLarge)
-	_, _, err = compiled(t, withUser("{% for x in payload.a %}{% for y in payload.a %}{% endfor %}{% endfor %}")).Prompt(opened(), p, nonce)
+	_, _, err = compiled(t, withUser("{% for x in payload.a %}{% for y in payload.a %}{% endfor %}{% endfor %}")).Prompt(opened(), p, nil, nonce)
 	require.ErrorIs(t, err, automations.ErrTooMuch)
-	_, user, err := compiled(t, withUser("{{ payload.a }} {{ payload.a | size }}")).Prompt(opened(), p, nonce)
+	_, user, err := compiled(t, withUser("{{ payload.a }} {{ payload.a | size }}")).Prompt(opened(), p, nil, nonce)
 	require.NoError(t, err)
 	values, _ := fenced(t, user)
 	require.True(t, strings.HasSuffix(values[0], "…[cut]"))

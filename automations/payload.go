@@ -42,6 +42,18 @@ func DecodePayload(body []byte) (any, error) {
 	return plainNumbers(v), nil
 }
 
+// CheckPayload answers the error that DecodePayload would, without reading the document.
+func CheckPayload(body []byte) error { return checkDepth(body) }
+
+// DecodeState turns what was fetched into what templates see as state, as DecodePayload does. What is not one JSON document is an error.
+func DecodeState(body []byte) (any, error) {
+	v, err := decodeJSON(body)
+	if err != nil {
+		return nil, err
+	}
+	return plainNumbers(v), nil
+}
+
 // decodeJSON reads exactly one JSON document and leaves its numbers as json.Number.
 func decodeJSON(body []byte) (any, error) {
 	if err := checkDepth(body); err != nil {

@@ -76,7 +76,7 @@ func FuzzDecodePayload(f *testing.F) {
 		_, err = json.Marshal(v)
 		require.NoError(t, err, "holds JSON types only")
 		_, _ = c.Matches(opened(), v)
-		_, user, err := c.Prompt(opened(), v, nonce)
+		_, user, err := c.Prompt(opened(), v, nil, nonce)
 		require.NoError(t, err)
 		require.Equal(t, 2, strings.Count(user, "<data-"+nonce+">"))
 	})

@@ -30,7 +30,7 @@ var (
 
 // A RenderError says why a template could not be rendered with an event. Its text repeats nothing of the payload.
 type RenderError struct {
-	Place string // "prompt.system", "prompt.user" or "action.body"
+	Place string // "prompt.system", "prompt.user", "action.body" or "fetch.url"
 	Line  int    // of the template, from 1; 0 where no line is to blame
 	Err   error
 }
@@ -81,6 +81,7 @@ type run struct {
 	out      *strings.Builder
 	left     int    // bytes that may still be put out
 	fence    *fence // nil: values are put out plain
+	address  bool   // values are put out as pieces of an address
 	captures int    // how many captures are open; what they hold is fenced when it is put out
 	work     int    // units that may still be spent
 	size     int    // units of all data there is, once it has been counted; it grows with what filters make
@@ -228,8 +229,14 @@ func (n outputNode) render(r *run) error {
 	if r.failed != nil || r.charge(1+len(s)/bytesPerWork) != nil {
 		return r.blame(n.value, r.failed)
 	}
-	if r.fence != nil && r.captures == 0 {
+	switch {
+	case r.captures > 0:
+	case r.fence != nil:
 		s = r.fence.wrap(s)
+	case r.address && s == "":
+		return r.blame(n.value, ErrEmptyPiece)
+	case r.address:
+		s = addressPiece(s)
 	}
 	if err := r.write(s); err != nil {
 		return r.blame(n.value, err)

@@ -16,8 +16,9 @@ const templateFaultsMax = 20
 
 // The names a template may read without making them.
 var (
-	promptRoots = []string{"event", "payload"}
-	actionRoots = []string{"event", "payload", "output"}
+	promptRoots   = []string{"event", "payload"}
+	fetchingRoots = []string{"event", "payload", "state"} // of the prompts of an automation that fetches
+	actionRoots   = []string{"event", "payload", "output"}
 )
 
 // A template is a checked Liquid template. The scanner, the grammar and the expressions are the liquid library's. The tags,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // DoorTx is a transaction of the intake: it hands over batches of deliveries of any tenants, adds their jobs, and reads nothing.
@@ -80,12 +81,12 @@ func (tx DoorTx) Admit(ctx context.Context, deliveries []*Delivery) ([][]uuid.UU
 
 // admission is a batch, column by column.
 type admission struct {
-	eTenant, eEndpoint, eID                            []uuid.UUID
+	eTenant, eEndpoint, eID, rID, rAutomation          pgtype.FlatArray[pgtype.UUID]
+	eSecret                                            pgtype.FlatArray[pgtype.UUID]
 	eSource, eSourceEventID, eType, eEntity, eVerdicts []string
 	eOnce                                              []*string
 	eSequence                                          []*int64
 	eOccurredAt                                        []*time.Time
-	eSecret                                            []*uuid.UUID
 	eTest                                              []bool
 	eDelivery                                          []int32
 	eTrace                                             []string
@@ -93,13 +94,12 @@ type admission struct {
 	dHeaders                                           []string
 	dBody, dSHA256                                     [][]byte
 	rEvent, rVersion                                   []int32
-	rID, rAutomation                                   []uuid.UUID
 	rMode, rPriority, rOrdering                        []string
 }
 
 func newAdmission(deliveries []*Delivery) *admission {
 	// Empty columns must be empty arrays, not null.
-	b := &admission{rEvent: []int32{}, rVersion: []int32{}, rID: []uuid.UUID{}, rAutomation: []uuid.UUID{}, rMode: []string{}, rPriority: []string{}, rOrdering: []string{}}
+	b := &admission{rEvent: []int32{}, rVersion: []int32{}, rID: pgtype.FlatArray[pgtype.UUID]{}, rAutomation: pgtype.FlatArray[pgtype.UUID]{}, rMode: []string{}, rPriority: []string{}, rOrdering: []string{}}
 	for i, d := range deliveries {
 		b.dHeaders = append(b.dHeaders, string(d.Headers))
 		b.dBody = append(b.dBody, orEmpty(d.Body))
@@ -112,16 +112,16 @@ func newAdmission(deliveries []*Delivery) *admission {
 }
 
 func (b *admission) add(d *Delivery, place int32, e EventNew) {
-	b.eTenant, b.eEndpoint, b.eID = append(b.eTenant, d.TenantID), append(b.eEndpoint, d.EndpointID), append(b.eID, e.ID)
+	b.eTenant, b.eEndpoint, b.eID = append(b.eTenant, bits(d.TenantID)), append(b.eEndpoint, bits(d.EndpointID)), append(b.eID, bits(e.ID))
 	b.eSource, b.eSourceEventID = append(b.eSource, d.Source), append(b.eSourceEventID, e.SourceEventID)
 	b.eOnce = append(b.eOnce, orNil(e.Once))
 	b.eType, b.eEntity = append(b.eType, e.Type), append(b.eEntity, e.Entity)
 	b.eSequence, b.eOccurredAt = append(b.eSequence, e.Sequence), append(b.eOccurredAt, e.OccurredAt)
-	b.eSecret, b.eTest, b.eDelivery = append(b.eSecret, d.SecretID), append(b.eTest, d.Test), append(b.eDelivery, place)
+	b.eSecret, b.eTest, b.eDelivery = append(b.eSecret, bitsOrNull(d.SecretID)), append(b.eTest, d.Test), append(b.eDelivery, place)
 	b.eVerdicts, b.eTrace, b.eDocument = append(b.eVerdicts, string(e.Verdicts)), append(b.eTrace, d.TraceID), append(b.eDocument, e.Document)
 	for _, r := range e.Runs {
-		b.rEvent = append(b.rEvent, int32(len(b.eID)))                                                                                                //nolint:gosec // a batch is some hundreds
-		b.rID, b.rAutomation, b.rVersion = append(b.rID, r.ID), append(b.rAutomation, r.AutomationID), append(b.rVersion, int32(r.AutomationVersion)) //nolint:gosec // versions are counted by hand
+		b.rEvent = append(b.rEvent, int32(len(b.eID)))                                                                                                            //nolint:gosec // a batch is some hundreds
+		b.rID, b.rAutomation, b.rVersion = append(b.rID, bits(r.ID)), append(b.rAutomation, bits(r.AutomationID)), append(b.rVersion, int32(r.AutomationVersion)) //nolint:gosec // versions are counted by hand
 		b.rMode, b.rPriority, b.rOrdering = append(b.rMode, r.Mode), append(b.rPriority, r.Priority), append(b.rOrdering, r.Ordering)
 	}
 }
@@ -143,4 +143,14 @@ func orEmpty(b []byte) []byte {
 		return []byte{}
 	}
 	return b
+}
+
+// bits is an id as pgx writes it without asking what it is; a batch holds a thousand.
+func bits(id uuid.UUID) pgtype.UUID { return pgtype.UUID{Bytes: id, Valid: true} }
+
+func bitsOrNull(id *uuid.UUID) pgtype.UUID {
+	if id == nil {
+		return pgtype.UUID{}
+	}
+	return bits(*id)
 }

@@ -101,17 +101,20 @@ func (tx TenantTx) CredentialOfKind(ctx context.Context, kind string) (Credentia
 	return one[Credential](ctx, tx.tx, credentialOfKindSQL, tx.with(args{"kind": kind}))
 }
 
-// credentialUsesSQL finds automations that would be left without it.
+// credentialUsesSQL finds automations and endpoints that would be left without it.
 const credentialUsesSQL = `
-select a.name from sluice.automations a
+select 'the automation ' || a.name as name from sluice.automations a
 join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
 where a.tenant_id = @tenant_id and a.deleted_at is null
-  and (v.spec #>> '{action,credential_id}' = @shown or v.spec ->> 'credential_id' = @shown)
-order by a.name limit 5`
+  and (v.spec #>> '{action,credential_id}' = @shown or v.spec #>> '{fetch,credential_id}' = @shown or v.spec ->> 'credential_id' = @shown)
+union all
+select 'the endpoint ' || e.name from sluice.endpoints e
+where e.tenant_id = @tenant_id and e.deleted_at is null and e.settings ->> 'redeliver_credential_id' = @shown
+order by name limit 5`
 
 const credentialDeleteSQL = `delete from sluice.credentials where tenant_id = @tenant_id and id = @id`
 
-// CredentialDelete deletes a credential. The names are of automations that use it: while there are any, nothing is deleted.
+// CredentialDelete deletes a credential. The names are of automations and endpoints that use it: while there are any, nothing is deleted.
 func (tx TenantTx) CredentialDelete(ctx context.Context, id uuid.UUID) (usedBy []string, err error) {
 	if _, err := tx.CredentialGet(ctx, id); err != nil {
 		return nil, err

@@ -65,7 +65,9 @@ where e.tenant_id = @tenant_id and e.id < @before
   and (@endpoint_id::uuid is null or e.endpoint_id = @endpoint_id)
   and (@type::text is null or e.type = @type)
   and (@entity::text is null or e.entity = @entity)
-  and (@source_event_id::text is null or e.source_event_id = @source_event_id)
+  and (@source_event_id::text is null or e.id in (
+       select k.event_id from sluice.endpoints ep join sluice.event_keys k on k.tenant_id = ep.tenant_id and k.endpoint_id = ep.id
+       where ep.tenant_id = @tenant_id and k.kind = 'id' and k.key = @source_event_id))
   and (@since::timestamptz is null or e.received_at >= @since)
   and (@until::timestamptz is null or e.received_at < @until)
   and (@status::text is null or exists (select from sluice.runs r

@@ -95,7 +95,7 @@ func TestEveryTableIsUnderRowSecurity(t *testing.T) {
 	var definers []string
 	require.NoError(t, b.Owner.QueryRow(ctx, `
 		select coalesce(array_agg(proname::text order by proname), '{}') from pg_proc where pronamespace = 'sluice'::regnamespace and prosecdef`).Scan(&definers))
-	require.Equal(t, []string{"admit", "payload_partitions", "tenant_erase"}, definers)
+	require.Equal(t, []string{"admit", "analyze_young", "payload_partitions", "tenant_erase"}, definers)
 }
 
 // TestForeignKeysNameTheTenant: a foreign key check is not under row security, so that each has to carry the tenant itself.
@@ -115,7 +115,7 @@ type planted struct {
 	tenant, endpoint, automation, event, run, call, action, credential uuid.UUID
 }
 
-func plant(t *testing.T, b *dbtest.Bundle, name string) planted {
+func plant(t testing.TB, b *dbtest.Bundle, name string) planted {
 	t.Helper()
 	ctx := t.Context()
 	var p planted

@@ -29,3 +29,10 @@ func (tx SystemTx) PayloadPartitions(ctx context.Context, retention time.Duratio
 	_, err = run(ctx, tx.tx, payloadDefaultExpireSQL, args{"retention": retention})
 	return done, err
 }
+
+const analyzeYoungSQL = `select sluice.analyze_young()`
+
+// AnalyzeYoung brings up to date what the planner knows of tables that have grown from next to nothing, and says of how many.
+func (tx SystemTx) AnalyzeYoung(ctx context.Context) (int, error) {
+	return value[int](ctx, tx.tx, analyzeYoungSQL, args{})
+}

@@ -201,13 +201,15 @@ type RunStep struct {
 	// Refund gives the attempt back: waiting is not failing.
 	Refund bool
 	Output json.RawMessage
+	// TokensSaved is what was not spent, by an estimate.
+	TokensSaved int64
 }
 
 const runStepSQL = `
 update sluice.runs set status = @status, reason = @reason, detail = @detail,
     until = case when @wait::interval > interval '0' then now() + @wait::interval end,
     attempt = attempt - @refund::int, lease_until = null, output = coalesce(@output::jsonb, output),
-    finished_at = case when @status in ('done', 'skipped', 'dead', 'cancelled') then now() end, updated_at = now()
+    tokens_saved = @tokens_saved, finished_at = case when @status in ('done', 'skipped', 'dead', 'cancelled') then now() end, updated_at = now()
 where tenant_id = @tenant_id and id = @id and epoch = @epoch and status = 'running'`
 
 // RunStep ends a worker's hold of a run with its next status. ErrStale: the run is no longer its own, and nothing was written.
@@ -218,6 +220,7 @@ func (tx TenantTx) RunStep(ctx context.Context, id uuid.UUID, epoch int64, s Run
 	}
 	return touched(run(ctx, tx.tx, runStepSQL, tx.with(args{
 		"id": id, "epoch": epoch, "status": s.Status, "reason": s.Reason, "detail": s.Detail, "wait": s.Wait, "refund": refund, "output": s.Output,
+		"tokens_saved": s.TokensSaved,
 	})))
 }
 
@@ -239,9 +242,10 @@ func (tx TenantTx) RunActingWait(ctx context.Context, id uuid.UUID, reason, deta
 	return touched(run(ctx, tx.tx, runActingSQL, tx.with(args{"id": id, "reason": reason, "detail": detail, "wait": wait})))
 }
 
+// runRetrySQL lets a run that begins anew take its place among those of its entity anew: it has not begun.
 const runRetrySQL = `
 update sluice.runs set status = @status, reason = @reason, detail = @detail, until = null, attempt = 0, finished_at = null, lease_until = null,
-    updated_at = now()
+    started_at = case when @status = 'queued' and finished_at is not null then null else started_at end, updated_at = now()
 where tenant_id = @tenant_id and id = @id and status = any (@from::text[])
 returning epoch`
 
@@ -265,10 +269,11 @@ func (tx TenantTx) RunRetry(ctx context.Context, id uuid.UUID, to RunStatus, fro
 const runCancelSQL = `
 update sluice.runs set status = 'cancelled', reason = @reason, detail = @detail, until = null, lease_until = null, epoch = epoch + 1,
     finished_at = now(), updated_at = now()
-where tenant_id = @tenant_id and id = @id and status in ('queued', 'running', 'waiting', 'held', 'in_review', 'acting')
+where tenant_id = @tenant_id and id = @id
+  and (status in ('queued', 'running', 'waiting', 'held', 'in_review', 'acting') or (status = 'dead' and ordering = 'serial'))
 returning id`
 
-// RunCancel ends a run that has not ended. ErrConflict: it has.
+// RunCancel ends a run that has not ended, or gives up a dead one of OrderSerial, which may be in the way of others. ErrConflict: it has ended.
 func (tx TenantTx) RunCancel(ctx context.Context, id uuid.UUID, reason, detail string) error {
 	if _, err := tx.RunGet(ctx, id); err != nil {
 		return err

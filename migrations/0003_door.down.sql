@@ -28,7 +28,9 @@ revoke all on schema sluice from sluice_intake, sluice_door;
 grant insert on sluice.event_keys, sluice.events to sluice_app;
 alter table sluice.event_keys add constraint event_keys_tenant_id_fkey foreign key (tenant_id) references sluice.tenants;
 
+create index events_source_event_id on sluice.events (tenant_id, source_event_id);
 drop function sluice.payload_partitions(interval, int);
+drop function sluice.analyze_young();
 alter table sluice.event_payloads rename to event_payloads_after;
 alter table sluice.event_payloads_after rename constraint event_payloads_pkey to event_payloads_after_pkey;
 create table sluice.event_payloads (

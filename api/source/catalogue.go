@@ -19,11 +19,38 @@ const eventsMax = 5000
 
 // catalogue is every source, alphabetical by name.
 var catalogue = guardAll([]Source{
+	awsSNS,
+	basic,
+	bearer,
+	bitbucket,
+	calendly,
+	discord,
 	github,
+	gitlab,
 	generic,
+	hubspot,
+	intercom,
+	jira,
+	linear,
+	mailgun,
+	microsoftGraph,
+	mtlsHeader,
+	paddle,
+	pagerduty,
+	paypal,
+	pipedrive,
+	salesforce,
+	sendgrid,
+	serviceNow,
 	shopify,
+	slack,
+	square,
 	standard,
 	stripe,
+	twilio,
+	typeform,
+	zendesk,
+	zoom,
 })
 
 // All gives every source, alphabetical by name.

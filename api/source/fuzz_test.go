@@ -2,7 +2,10 @@ package source_test
 
 import (
 	"encoding/json"
-	"net/http"
+	"hash/fnv"
+	"io"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,56 +34,141 @@ func requireFit(t *testing.T, events []source.Event) {
 	}
 }
 
-// FuzzVerify: no header and no body makes Verify panic, or hold without the signature of the secret.
-func FuzzVerify(f *testing.F) {
-	for _, v := range vectors {
-		for name, value := range v.header {
-			f.Add(name, value, []byte(v.body), v.at.Unix())
+// primed is a subject with a delivery that was signed with a key that it is not given.
+type primed struct {
+	subject
+	forged source.Request
+}
+
+// primedSubjects primes every sample of every subject, by title. Keys are made once, for that takes longer than a thousand trials.
+func primedSubjects(tb testing.TB) (titles []string, all map[string]primed) {
+	tb.Helper()
+	all = map[string]primed{}
+	for _, s := range subjects(tb) {
+		for _, sample := range s.Samples {
+			r := s.deliver(tb, sample, "id-1", s.keys[2])
+			r.Certificate, r.Roots = s.keys[0].Certificate, s.keys[0].Roots
+			title := s.title + "/" + sample.Type
+			all[title] = primed{s, r}
+			titles = append(titles, title)
 		}
 	}
-	f.Add("Stripe-Signature", "t=1,v1=,v1=zz,,=", []byte("{}"), int64(1))
-	f.Add("Webhook-Signature", "v1, v1,, ,v1", []byte{0xff}, int64(-1))
-	f.Fuzz(func(t *testing.T, name, value string, body []byte, seconds int64) {
-		for _, s := range subjects(t) {
-			h := http.Header{}
-			for _, one := range []string{"X-Sig", "X-Time", "X-Id", "Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"} {
-				h.Set(one, value)
-			}
-			h.Set(name, value)
-			r := source.Request{Method: http.MethodPost, URL: publicURL, Header: h, Body: body, ReceivedAt: time.Unix(seconds, 0)}
-			matched, err := s.Verify(r, s.secrets(), s.settings)
-			require.Equal(t, -1, matched)
-			var refusal *source.Refusal
-			require.ErrorAs(t, err, &refusal)
+	slices.Sort(titles)
+	return titles, all
+}
+
+// choose finds what a title stands for, so that a seed stays with its source when others come; any other text is one of them too.
+func choose(titles []string, all map[string]primed, title string) primed {
+	if one, found := all[title]; found {
+		return one
+	}
+	h := fnv.New32a()
+	_, _ = io.WriteString(h, title)
+	return all[titles[h.Sum32()%uint32(len(titles))]]
+}
+
+// with gives the delivery another header and body.
+func (p primed) with(name, value string, body []byte) source.Request {
+	r := p.forged
+	r.Header = r.Header.Clone()
+	if name != "" {
+		r.Header.Set(name, value)
+	}
+	r.Body = body
+	return r
+}
+
+// oddBodies are what a stranger could send in place of a document.
+var oddBodies = []string{
+	``, ` `, `null`, `[]`, `{}`, `[[]]`, `[{}]`, `[null]`, `"text"`, `0`, "\xff", "{\"id\":\"\xff\"}", `{"id":"\ud800"}`, `{"id":1e400}`,
+	`payload=%7B%22ref%22%3A%22x%22%7D`, `a=1&a=2&=`, `%zz`, `<a/>`, strings.Repeat("[", 10_001), strings.Repeat(`{"a":`, 10_001),
+	`{"id":null,"type":null,"created":-1,"data":{"id":123456789012345678901234567890}}`, `{"data":[],"event":[],"payload":1,"value":[1,{}]}`,
+}
+
+// FuzzVerify: no header and no body makes Verify panic, or hold without the signature of a secret that it was given.
+func FuzzVerify(f *testing.F) {
+	titles, all := primedSubjects(f)
+	for _, title := range titles {
+		r := all[title].forged
+		f.Add(title, "", "", r.Body, noon.Unix())
+		for name, values := range r.Header {
+			f.Add(title, name, values[0], r.Body, noon.Unix())
+			f.Add(title, name, values[0]+", "+values[0], []byte("{}"), int64(-1))
 		}
+	}
+	for _, v := range vectors {
+		for name, value := range v.header {
+			f.Add(v.source, name, value, []byte(v.body), v.at.Unix())
+		}
+	}
+	f.Add("stripe", "Stripe-Signature", "t=1,v1=,v1=zz,,=", []byte("{}"), int64(1))
+	f.Add("standard", "Webhook-Signature", "v1, v1,, ,v1", []byte{0xff}, int64(-1))
+	f.Fuzz(func(t *testing.T, title, name, value string, body []byte, seconds int64) {
+		s := choose(titles, all, title)
+		r := s.with(name, value, body)
+		r.ReceivedAt = time.Unix(seconds, 0)
+		if s.proxied != nil && len(body)%2 == 0 {
+			r.Proxy = headers(name, value)
+		}
+		if s.Challenge != nil {
+			_ = s.Challenge(r)
+		}
+		if s.CertificateURL != nil {
+			_, err := s.CertificateURL(r)
+			requireRefusal(t, err)
+		}
+		secrets := s.secrets()[:2]
+		if slices.ContainsFunc(secrets, func(secret string) bool { return secret != "" && strings.Contains(value+string(body), secret) }) {
+			return // a token that was not guessed but given
+		}
+		matched, err := s.Verify(r, secrets, s.settings)
+		require.Equal(t, -1, matched)
+		require.Error(t, err, s.title)
+		requireRefusal(t, err)
 	})
 }
 
-// FuzzEvents: no payload makes Events panic, or name an event that cannot be stored; the same request names the same.
+// requireRefusal holds for no error and a *Refusal.
+func requireRefusal(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		var refusal *source.Refusal
+		require.ErrorAs(t, err, &refusal)
+	}
+}
+
+// FuzzEvents: no payload makes Events or Handshake panic, or name an event that cannot be stored; the same request names the same.
 func FuzzEvents(f *testing.F) {
-	for _, s := range source.All() {
-		for _, sample := range s.Samples {
-			f.Add("application/json", "issues", "id-1", sample.Body("id-1", noon))
+	titles, all := primedSubjects(f)
+	for _, title := range titles {
+		r := all[title].forged
+		f.Add(title, "", "", r.Body)
+		for name := range r.Header {
+			f.Add(title, name, "\xff", r.Body)
 		}
 	}
-	f.Add("application/x-www-form-urlencoded", "push", "\xff", []byte("payload=%7B%22ref%22%3A%22x%22%7D"))
-	f.Add("", "dependabot_alert", strings.Repeat("x", 300), []byte(`{"id":1e400,"created":-1,"data":{"id":123456789012345678901234567890}}`))
-	f.Fuzz(func(t *testing.T, media, kind, id string, body []byte) {
-		h := headers("Content-Type", media, "X-GitHub-Event", kind, "X-GitHub-Delivery", id, "X-Shopify-Topic", kind,
-			"X-Shopify-Event-Id", id, "Webhook-Id", id, "X-Id", id)
-		r := source.Request{Method: http.MethodPost, URL: publicURL, Header: h, Body: body, ReceivedAt: noon}
-		for _, s := range subjects(t) {
-			events, err := s.Events(r, s.settings)
-			if err != nil {
-				var refusal *source.Refusal
-				require.ErrorAs(t, err, &refusal)
-				continue
-			}
-			requireFit(t, events)
-			again, err := s.Events(r, s.settings)
-			require.NoError(t, err)
-			require.Equal(t, events, again)
+	for _, s := range source.All() {
+		for _, odd := range oddBodies {
+			f.Add(titles[slices.IndexFunc(titles, func(title string) bool { return all[title].Name == s.Name })], "", "", []byte(odd))
 		}
+	}
+	f.Add("github", "X-Github-Event", "dependabot_alert", []byte(`{"id":1e400,"created":-1,"data":{"id":123456789012345678901234567890}}`))
+	f.Add("github", "X-Github-Delivery", strings.Repeat("x", 300), []byte(`{}`))
+	f.Fuzz(func(t *testing.T, title, name, value string, body []byte) {
+		s := choose(titles, all, title)
+		r := s.with(name, value, body)
+		if s.Handshake != nil && s.Handshake(r, s.keys[0].Verify, s.settings) != nil {
+			return
+		}
+		events, err := s.Events(r, s.settings)
+		if err != nil {
+			requireRefusal(t, err)
+			return
+		}
+		requireFit(t, events)
+		again, err := s.Events(r, s.settings)
+		require.NoError(t, err)
+		require.Equal(t, events, again)
 	})
 }
 
@@ -120,25 +208,44 @@ func FuzzDocument(f *testing.F) {
 	})
 }
 
-// FuzzHMACSettings: no settings make ParseSettings panic, and those it takes can sign and verify.
-func FuzzHMACSettings(f *testing.F) {
-	for _, raw := range traits["hmac"].tried {
-		f.Add([]byte(raw))
+// FuzzGenericSettings: no settings make ParseSettings panic, and those it takes can sign, verify and name.
+func FuzzGenericSettings(f *testing.F) {
+	names := slices.Sorted(maps.Keys(namings))
+	for _, name := range names {
+		for _, raw := range traits[name].tried {
+			f.Add(name, []byte(raw))
+		}
 	}
-	f.Add([]byte(`{"signature_header":"X","signed_string":"{{body}","id":"payload[0"}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		s, _ := source.Get("hmac")
+	f.Add("hmac", []byte(`{"signature_header":"X","signed_string":"{{body}","id":"payload[0"}`))
+	f.Add("hmac", []byte(`{"signature_header":"X","signature_key":"v1","timestamp_key":"t","list_separator":" ","signed_string":"{timestamp}{body}"}`))
+	f.Fuzz(func(t *testing.T, name string, raw []byte) {
+		if _, found := namings[name]; !found {
+			name = names[len(name)%len(names)]
+		}
+		s, _ := source.Get(name)
 		settings, faults := s.ParseSettings(json.RawMessage(raw))
 		if len(faults) > 0 {
 			require.Nil(t, settings)
 			return
 		}
-		secret, err := s.NewSecret()
-		require.NoError(t, err)
-		require.NoError(t, s.CheckSecret(secret, settings))
-		one := subject{Source: s, settings: settings}
-		r := one.deliver(t, s.Samples[0], "id-1", source.Trial{Sign: secret, Verify: secret})
-		_, err = s.Verify(r, []string{secret}, settings)
-		require.NoError(t, err)
+		key := source.Trial{Sign: fingerprintSecret(0), Verify: fingerprintSecret(0)}
+		if s.NewSecret != nil {
+			secret, err := s.NewSecret()
+			require.NoError(t, err)
+			key = source.Trial{Sign: secret, Verify: secret}
+		}
+		require.NoError(t, s.CheckSecret(key.Verify, settings))
+		r := subject{Source: s, settings: settings}.deliver(t, s.Samples[0], "id-1", key)
+		if _, err := s.Verify(r, []string{key.Verify}, settings); name == "mtls_header" {
+			require.Error(t, err) // no proxy
+		} else {
+			require.NoError(t, err)
+		}
+		events, err := s.Events(r, settings)
+		if err != nil {
+			requireRefusal(t, err)
+			return
+		}
+		requireFit(t, events)
 	})
 }

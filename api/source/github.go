@@ -26,12 +26,13 @@ var github = Source{
 	SecretFrom: SecretFromEither,
 	Setup: "In the repository or organisation, Settings, Webhooks, add a webhook with the payload URL {url}, content type " +
 		"application/json and the secret {secret}, and choose the events you want. GitHub sends a ping at once.",
+	Settings:     githubSettings,
 	Signs:        "HMAC-SHA256 in hex over the raw body, in X-Hub-Signature-256.",
 	Window:       untimed,
 	BodySigned:   always,
 	IDSigned:     never, // the delivery id is a header
 	AnswerWithin: 10 * time.Second,
-	Retries:      "None by itself; a delivery of the last 3 days can be sent again by hand or API, with the same id.",
+	Retries:      "None by itself; a delivery of the last 3 days can be sent again by hand or API, with the same id, and is asked for with the setting redeliver_hook.",
 	Order:        "updated_at and the like of the object; a push has only the time it arrived at GitHub.",
 	BodyMax:      25 << 20, // GitHub's own cap; it does not send larger events
 
@@ -41,6 +42,9 @@ var github = Source{
 	Sign:        githubSign,
 	NewSecret:   newHexSecret,
 	CheckSecret: checkPlainSecret,
+
+	ParseSettings: githubParse,
+	Needs:         githubNeeds,
 }
 
 func githubVerify(r Request, secrets []string, _ Settings) (int, error) {

@@ -1,9 +1,7 @@
 package source
 
 import (
-	"encoding/json"
 	"fmt"
-	"strconv"
 	"time"
 )
 
@@ -20,13 +18,16 @@ var generic = Source{
 	BodySigned: always,
 	IDSigned:   func(s Settings) bool { set, ok := s.(*hmacSettings); return ok && set.idSigned() },
 	Retries:    "As the sender chooses.",
-	Order:      "time, if the settings have an expression for it.",
+	Order:      "time and sequence, if the settings have expressions for them.",
 	Settings:   hmacSettingDocs,
-	BodyMax:    1 << 20,
+	Notes: []string{
+		"Without {timestamp} in signed_string a delivery can be replayed at any later time; its event is known by then, and not taken twice.",
+	},
+	BodyMax: 1 << 20,
 
 	Verify:        hmacVerify,
 	Events:        hmacEvents,
-	Samples:       hmacSamples,
+	Samples:       genericSamples,
 	Sign:          hmacSign,
 	NewSecret:     newHexSecret,
 	CheckSecret:   hmacCheckSecret,
@@ -36,8 +37,8 @@ var generic = Source{
 var errHMACSettings = refuse(ReasonSettingsInvalid, "the endpoint has no settings of a generic HMAC")
 
 func hmacWindow(s Settings) Window {
-	if set, ok := s.(*hmacSettings); ok && set.signs(slotTimestamp) {
-		return fiveMinutes(nil)
+	if set, ok := s.(*hmacSettings); ok {
+		return set.window
 	}
 	return Window{}
 }
@@ -51,22 +52,24 @@ func hmacVerify(r Request, secrets []string, s Settings) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	mac, err := set.parseSignature(value)
+	timestamp, macs, err := set.signatures(value)
 	if err != nil {
 		return -1, err
 	}
-	var id, timestamp string
+	var id string
 	var signed time.Time
 	if set.signs(slotID) {
 		if id, err = idHeader(r.Header, set.idHeader); err != nil {
 			return -1, err
 		}
 	}
-	if set.signs(slotTimestamp) {
+	if set.timestampHeader != "" {
 		if timestamp, err = timestampHeader(r.Header, set.timestampHeader); err != nil {
 			return -1, err
 		}
-		if signed, err = parseTimestamp(timestamp, set.timestampUnit); err != nil {
+	}
+	if set.window.Signed() {
+		if signed, err = set.timestamp.parse(timestamp); err != nil {
 			return -1, err
 		}
 	}
@@ -75,45 +78,34 @@ func hmacVerify(r Request, secrets []string, s Settings) (int, error) {
 		keys[i], _ = set.key(secret) // a key that cannot be read stays nil, and never matches
 	}
 	content := set.content(r.Method, r.URL, id, timestamp, r.Body)
-	matched, err := matchMAC(set.algorithm, keys, [][]byte{mac}, content...)
+	matched, err := matchMAC(set.algorithm, keys, macs, content...)
 	if err != nil {
 		return -1, err
 	}
-	if set.signs(slotTimestamp) {
-		return matched, checkWindow(signed, r.ReceivedAt, hmacWindow(set))
+	if set.window.Signed() {
+		return matched, checkWindow(signed, r.ReceivedAt, set.window)
 	}
 	return matched, nil
 }
 
-// hmacEvents names the event by the expressions of the settings. The id is the expression's, else the header's, else the
-// hash of the body; an expression or header that gives none is a refusal, since falling back would name a retry anew.
+// hmacEvents names the events by the settings. The id is the expression's, else the header's, else the hash of the body; a
+// header that gives none is a refusal, since falling back would name a retry anew.
 func hmacEvents(r Request, s Settings) ([]Event, error) {
 	set, ok := s.(*hmacSettings)
 	if !ok {
 		return nil, errHMACSettings
 	}
-	about, err := set.view(r)
-	if err != nil {
-		return nil, err
-	}
-	event := Event{
-		Type:       about.text(set.kind),
-		OccurredAt: about.time(set.at),
-		Entity:     about.text(set.entity),
-	}
-	switch {
-	case set.id != nil:
-		if event.ID = about.text(set.id); event.ID == "" {
-			return nil, refuse(ReasonIDMissing, "the expression id gave no string or whole number")
+	return set.events(r, set.signatureHeader, func([]byte) (Event, error) {
+		switch {
+		case set.id != nil:
+			return Event{}, nil
+		case set.idHeader != "":
+			id, err := idHeader(r.Header, set.idHeader)
+			return Event{ID: id}, err
+		default:
+			return Event{ID: digest(r.Body)}, nil
 		}
-	case set.idHeader != "":
-		if event.ID, err = idHeader(r.Header, set.idHeader); err != nil {
-			return nil, err
-		}
-	default:
-		event.ID = digest(r.Body)
-	}
-	return []Event{event}, nil
+	})
 }
 
 func hmacSign(in SignInput) (Signed, error) {
@@ -125,18 +117,20 @@ func hmacSign(in SignInput) (Signed, error) {
 	if err != nil {
 		return Signed{}, errNoSecret
 	}
-	h := signedHeader(in)
-	var timestamp string
+	h, body := set.shape(in)
+	timestamp := ""
+	if set.window.Signed() {
+		timestamp = set.timestamp.format(in.At)
+	}
 	if set.timestampHeader != "" {
-		timestamp = strconv.FormatInt(in.At.UnixNano()/int64(set.timestampUnit), 10)
 		h.Set(set.timestampHeader, timestamp)
 	}
 	if set.idHeader != "" {
 		h.Set(set.idHeader, in.ID)
 	}
-	mac := sum(set.algorithm, key, set.content(in.Method, in.URL, in.ID, timestamp, in.Body)...)
-	h.Set(set.signatureHeader, set.prefix+set.encoding.encode(mac))
-	return Signed{h, in.Body}, nil
+	mac := sum(set.algorithm, key, set.content(in.Method, in.URL, in.ID, timestamp, body)...)
+	h.Set(set.signatureHeader, set.signature(timestamp, mac))
+	return Signed{h, body}, nil
 }
 
 func hmacCheckSecret(secret string, s Settings) error {
@@ -154,21 +148,15 @@ func hmacCheckSecret(secret string, s Settings) error {
 	return err
 }
 
-func hmacParseSettings(raw json.RawMessage) (Settings, []Fault) {
-	set, faults := parseHMACSettings(raw)
-	if len(faults) > 0 {
-		return nil, faults
-	}
-	return set, nil
-}
-
-var hmacSamples = []Sample{{
+// genericSamples are those of every source whose settings say what an event is called.
+var genericSamples = []Sample{{
 	Type: "sample.created",
 	Body: sampleBody(`
 {
   "id": "$ID",
   "type": "sample.created",
   "created_at": "$AT",
+  "version": 1,
   "data": {
     "id": $NUMBER,
     "name": "Sample",

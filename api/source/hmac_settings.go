@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"hash"
 	"slices"
 	"strings"
@@ -20,6 +19,9 @@ const (
 	headerNameMax   = 64
 	prefixMax       = 32
 	signedStringMax = 256
+	// toleranceMax is the longest that the time of signing may be away from that of arrival: a sender that signs once may
+	// retry for days.
+	toleranceMax = 7 * 24 * time.Hour
 )
 
 // The slots of a signed string.
@@ -33,36 +35,40 @@ const (
 
 var slots = []string{slotBody, slotTimestamp, slotID, slotMethod, slotURL}
 
-// hmacSettingDocs says what parseHMACSettings reads, for a person.
-var hmacSettingDocs = []Setting{
+// hmacSettingDocs says what hmacParseSettings reads, for a person.
+var hmacSettingDocs = slices.Concat([]Setting{
 	{"signature_header", "required: the header with the signature"},
 	{"prefix", "what stands before the signature, such as sha256=; else nothing"},
+	{"signature_key", "if the header is a list such as t=...,v1=...: the name of the signatures in it, such as v1; other names are passed over"},
+	{"timestamp_key", "the name of the signed time in such a list, such as t; goes with {timestamp} in signed_string"},
+	{"list_separator", "what stands between the members of such a list: , ; | & or a space; else a comma"},
 	{"algorithm", "sha1, sha256 or sha512; else sha256"},
 	{"encoding", "of the signature: hex, base64 or base64url; else hex"},
-	{"secret_encoding", "how the key stands in the secret: raw, hex, base64 or whsec; else raw"},
+	{"secret_encoding", "how the key stands in the secret: raw, hex, base64, base64url or whsec; else raw"},
+	{"secret_prefix", "what may stand before the key in the secret and is no part of it; else nothing"},
 	{"timestamp_header", "the header with the signed time; goes with {timestamp} in signed_string"},
-	{"timestamp_unit", "s or ms; else s"},
+	{"timestamp_unit", "s, ms or rfc3339; else s"},
+	{"tolerance_past_seconds", "how long before its arrival a delivery may be signed, 1 to 604800; else 300"},
+	{"tolerance_future_seconds", "how long after its arrival, by the clocks, it may be signed, 1 to 604800; else 300"},
 	{"signed_string", "what is signed: text and {body}, {timestamp}, {id}, {method}, {url}; else {body}"},
-	{"id_header", "the header with the event's id"},
-	{"id", "CEL over payload and header that gives the event's id; else the header's, else the hash of the body"},
-	{"type", "CEL that gives the event's type"},
-	{"time", "CEL that gives when it happened"},
-	{"entity", "CEL that gives what it is about"},
-}
+	{"id_header", "the header with the event's id, which an expression id goes before"},
+}, namingDocs)
 
 // hmacSettings are the settings of a generic HMAC, checked and compiled. They do not change.
 type hmacSettings struct {
+	naming
+
 	signatureHeader string
 	prefix          string
+	list            signatureList
 	algorithm       func() hash.Hash
 	encoding        macEncoding
 	key             func(secret string) ([]byte, error) // never an empty key without an error
-	timestampHeader string                              // set if and only if the signed string has {timestamp}
-	timestampUnit   time.Duration                       // a second or a millisecond
-	signed          []string                            // the signed string: slots and the text between them
+	timestampHeader string                              // set only if the signed string has {timestamp}, and the list has none
+	timestamp       timestampForm
+	window          Window   // zero unless the signed string has {timestamp}
+	signed          []string // the signed string: slots and the text between them
 	idHeader        string
-	id, kind        *expression // nil where not given
-	at, entity      *expression
 }
 
 // macEncoding is how a MAC is written in a header.
@@ -88,6 +94,10 @@ var keyEncodings = map[string]func(string) ([]byte, error){
 		b, err := base64.StdEncoding.DecodeString(s)
 		return nonEmpty(b, err, "base64")
 	},
+	"base64url": func(s string) ([]byte, error) {
+		b, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(s, "="))
+		return nonEmpty(b, err, "base64url")
+	},
 	"whsec": prefixedKey,
 }
 
@@ -99,57 +109,79 @@ func nonEmpty(key []byte, err error, encoding string) ([]byte, error) {
 	return key, nil
 }
 
-var timestampUnits = map[string]time.Duration{"s": time.Second, "ms": time.Millisecond}
+// hmacParseSettings reads the settings object.
+func hmacParseSettings(raw json.RawMessage) (Settings, []Fault) {
+	set := &hmacSettings{}
+	return parsed(raw, set, set.read)
+}
 
-// parseHMACSettings reads the settings object. With faults its first result is not to be used.
-func parseHMACSettings(raw json.RawMessage) (*hmacSettings, []Fault) {
-	fields, faults := settingFields(raw)
-	if faults != nil {
-		return nil, faults
-	}
-	in := &settingReader{fields: fields}
-	set := &hmacSettings{
+func (s *hmacSettings) read(in *settingReader) {
+	*s = hmacSettings{
 		signatureHeader: in.header("signature_header"),
 		prefix:          in.text("prefix", "", prefixMax),
+		list:            in.signatureList(),
 		algorithm:       choice(in, "algorithm", "sha256", macAlgorithms),
 		encoding:        choice(in, "encoding", "hex", macEncodings),
 		key:             choice(in, "secret_encoding", "raw", keyEncodings),
 		timestampHeader: in.header("timestamp_header"),
-		timestampUnit:   choice(in, "timestamp_unit", "s", timestampUnits),
+		timestamp:       choice(in, "timestamp_unit", "s", timestampForms),
 		signed:          in.signedString("signed_string"),
 		idHeader:        in.header("id_header"),
-		id:              in.expression("id", nameTypes),
-		kind:            in.expression("type", nameTypes),
-		at:              in.expression("time", timeTypes),
-		entity:          in.expression("entity", nameTypes),
+		naming:          in.naming(),
 	}
-	in.unknown()
-	if set.signatureHeader == "" && !in.faulty("signature_header") {
+	s.key = afterPrefix(in.text("secret_prefix", "", prefixMax), s.key)
+	window := Window{
+		Past:   in.seconds("tolerance_past_seconds", replayWindow, toleranceMax),
+		Future: in.seconds("tolerance_future_seconds", replayWindow, toleranceMax),
+	}
+	if s.signs(slotTimestamp) {
+		s.window = window
+	}
+	s.check(in)
+}
+
+// check faults settings that are each right and do not go together.
+func (s *hmacSettings) check(in *settingReader) {
+	if s.signatureHeader == "" && !in.faulty("signature_header") {
 		in.fault("signature_header", "is required: the name of the header with the signature")
 	}
-	in.together("timestamp_header", set.timestampHeader != "", set.signs(slotTimestamp),
+	if s.list.signature != "" && s.prefix != "" {
+		in.fault("prefix", "must be left out with signature_key: in a list the name stands before the signature")
+	}
+	place := "timestamp_header"
+	if s.list.timestamp != "" {
+		place = "timestamp_key"
+		if s.timestampHeader != "" {
+			in.fault("timestamp_header", "must be left out with timestamp_key: the signed time stands in one place")
+		}
+	}
+	in.together(place, s.timestampHeader != "" || s.list.timestamp != "", s.signs(slotTimestamp),
 		"and {timestamp} in signed_string go together: a timestamp that is not signed proves nothing")
+	for _, name := range []string{"tolerance_past_seconds", "tolerance_future_seconds"} {
+		if _, given := in.fields[name]; given && !s.signs(slotTimestamp) && !in.faulty(name) && !in.faulty("signed_string") {
+			in.fault(name, "must be left out unless signed_string has {timestamp}")
+		}
+	}
 	in.distinct("signature_header", "timestamp_header", "id_header")
-	if set.signs(slotID) && set.idHeader == "" && !in.faulty("id_header") {
+	if s.signs(slotID) && s.idHeader == "" && !in.faulty("id_header") {
 		in.fault("id_header", "is required, since signed_string has {id}")
 	}
-	return set, in.sorted()
+}
+
+// afterPrefix takes a prefix off a secret before its key is read. It may be missing, as a secret that is made here has none.
+func afterPrefix(prefix string, key func(string) ([]byte, error)) func(string) ([]byte, error) {
+	return func(secret string) ([]byte, error) { return key(strings.TrimPrefix(secret, prefix)) }
 }
 
 // signs reports whether a slot is in the signed string.
 func (s *hmacSettings) signs(slot string) bool { return slices.Contains(s.signed, slot) }
 
-// idSigned reports whether the id that hmacEvents gives is under the signature. An expression over headers is not, even
-// where it reads a signed one.
+// idSigned reports whether the id that hmacEvents gives is under the signature.
 func (s *hmacSettings) idSigned() bool {
-	switch {
-	case s.id != nil:
-		return !s.id.usesHeader
-	case s.idHeader != "":
+	if s.id == nil && s.idHeader != "" {
 		return s.signs(slotID)
-	default:
-		return true // the hash of the signed body
 	}
+	return s.naming.idSigned() // by expression, or as the hash of the signed body
 }
 
 // content is the signed string of a delivery, in parts, so that the body is not copied.
@@ -172,17 +204,6 @@ func (s *hmacSettings) content(method, url, id, timestamp string, body []byte) [
 		}
 	}
 	return parts
-}
-
-// parseSignature decodes a signature of exactly the algorithm's length.
-func (s *hmacSettings) parseSignature(value string) ([]byte, error) {
-	encoded, found := strings.CutPrefix(value, s.prefix)
-	mac, err := s.encoding.decode(encoded)
-	if size := s.algorithm().Size(); !found || err != nil || len(mac) != size {
-		return nil, refuse(ReasonSignatureMalformed,
-			fmt.Sprintf("header %s must be the prefix of the settings and %d bytes in their encoding", s.signatureHeader, size))
-	}
-	return mac, nil
 }
 
 // splitSigned cuts a signed string into slots and the text between them. Every brace must belong to a slot, each slot

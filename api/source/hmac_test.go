@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -57,6 +58,15 @@ func TestHMACEvents(t *testing.T) {
 		{title: "UnixTime", settings: `"id": "payload.id", "time": "payload.unix"`, body: body, want: source.Event{ID: "order-1"}, at: "2026-03-04T12:00:00Z"},
 		{title: "UnixMillis", settings: `"id": "payload.id", "time": "payload.millis"`, body: body, want: source.Event{ID: "order-1"}, at: "2026-03-04T12:00:00.123Z"},
 		{title: "Timestamp", settings: `"id": "payload.id", "time": "timestamp(payload.at)"`, body: body, want: source.Event{ID: "order-1"}, at: "2026-03-04T10:00:00Z"},
+		{title: "UnixTimeInText", settings: `"id": "payload.id", "time": "string(payload.unix)"`, body: body, want: source.Event{ID: "order-1"}, at: "2026-03-04T12:00:00Z"},
+		{title: "MillisInText", settings: `"id": "payload.id", "time": "string(payload.millis)"`, body: body, want: source.Event{ID: "order-1"}, at: "2026-03-04T12:00:00.123Z"},
+		{title: "DateIsNoUnixTime", settings: `"id": "payload.id", "time": "'20260304'"`, body: body, want: source.Event{ID: "order-1"}},
+		{title: "Sequence", settings: `"id": "payload.id", "sequence": "payload.n"`, body: body, want: source.Event{ID: "order-1", Sequence: new(int64(9007199254740993))}},
+		{title: "SequenceInText", settings: `"id": "payload.id", "sequence": "'-7'"`, body: body, want: source.Event{ID: "order-1", Sequence: new(int64(-7))}},
+		{title: "SequenceZero", settings: `"id": "payload.id", "sequence": "0"`, body: body, want: source.Event{ID: "order-1", Sequence: new(int64(0))}},
+		{title: "SequenceOfAFloat", settings: `"id": "payload.id", "sequence": "payload.f"`, body: body, want: source.Event{ID: "order-1"}},
+		{title: "SequenceBeyondSigned64", settings: `"id": "payload.id", "sequence": "payload.u"`, body: body, want: source.Event{ID: "order-1"}},
+		{title: "SequenceAbsent", settings: `"id": "payload.id", "sequence": "payload.nowhere"`, body: body, want: source.Event{ID: "order-1"}},
 		{title: "NoJSON", settings: `"type": "payload.kind"`, body: `hello`, reason: source.ReasonPayloadMalformed},
 		{title: "TwoDocuments", settings: `"type": "payload.kind"`, body: `{} {}`, reason: source.ReasonPayloadMalformed},
 	} {
@@ -120,8 +130,27 @@ func TestHMACSettingsFaults(t *testing.T) {
 		{"SameHeaderTwice", `{"signature_header": "X-Sig", "id_header": "x-sig", "timestamp_header": "X-SIG", "signed_string": "{timestamp}{body}"}`,
 			[]string{"id_header", "timestamp_header"}},
 		{"IDWithoutHeader", `{"signature_header": "X", "signed_string": "{id}.{body}"}`, []string{"id_header"}},
-		{"BadExpressions", `{"signature_header": "X", "id": "payload.", "type": "nothing.here", "time": "true", "entity": "1.5"}`,
-			[]string{"entity", "id", "time", "type"}},
+		{"BadExpressions", `{"signature_header": "X", "id": "payload.", "type": "nothing.here", "time": "true", "entity": "1.5", "sequence": "2.5", "items": "'x'"}`,
+			[]string{"entity", "id", "items", "sequence", "time", "type"}},
+		{"ItemsWithoutID", `{"signature_header": "X", "items": "payload", "id_header": "Y"}`, []string{"id"}},
+		{"ItemsWithOneIDForAll", `{"signature_header": "X", "items": "payload", "id": "header['y']"}`, []string{"id"}},
+		{"NoBody", `{"signature_header": "X", "body": "xml"}`, []string{"body"}},
+		{"TwoTimestamps", `{"signature_header": "X", "signature_key": "v1", "timestamp_key": "t", "timestamp_header": "Y", "signed_string": "{timestamp}{body}"}`,
+			[]string{"timestamp_header"}},
+		{"TimestampOfListUnsigned", `{"signature_header": "X", "signature_key": "v1", "timestamp_key": "t"}`, []string{"timestamp_key"}},
+		{"ListWithoutKey", `{"signature_header": "X", "timestamp_key": "t", "list_separator": ";", "signed_string": "{timestamp}{body}"}`,
+			[]string{"list_separator", "timestamp_key"}},
+		{"OneKeyForTwo", `{"signature_header": "X", "signature_key": "t", "timestamp_key": "t", "signed_string": "{timestamp}{body}"}`, []string{"timestamp_key"}},
+		{"OddKeysAndSeparator", `{"signature_header": "X", "signature_key": "v=1", "timestamp_key": "t,", "list_separator": "="}`,
+			[]string{"list_separator", "signature_key", "timestamp_key"}},
+		{"LongSeparator", `{"signature_header": "X", "signature_key": "v1", "list_separator": ", "}`, []string{"list_separator"}},
+		{"PrefixInList", `{"signature_header": "X", "signature_key": "v1", "prefix": "sha256="}`, []string{"prefix"}},
+		{"ToleranceOfNoTimestamp", `{"signature_header": "X", "tolerance_past_seconds": 5, "tolerance_future_seconds": 5}`,
+			[]string{"tolerance_future_seconds", "tolerance_past_seconds"}},
+		{"ToleranceOutOfReach", `{"signature_header": "X", "timestamp_header": "T", "signed_string": "{timestamp}{body}", "tolerance_past_seconds": 604801, "tolerance_future_seconds": 0}`,
+			[]string{"tolerance_future_seconds", "tolerance_past_seconds"}},
+		{"ToleranceNoWholeNumber", `{"signature_header": "X", "timestamp_header": "T", "signed_string": "{timestamp}{body}", "tolerance_past_seconds": 1.5, "tolerance_future_seconds": "9"}`,
+			[]string{"tolerance_future_seconds", "tolerance_past_seconds"}},
 		{"LongTexts", `{"signature_header": "` + strings.Repeat("x", 65) + `", "prefix": "` + strings.Repeat("x", 33) + `", "id": "` + strings.Repeat("x", 1001) + `"}`,
 			[]string{"id", "prefix", "signature_header"}},
 		{"ControlCharacters", `{"signature_header": "X", "prefix": "\u0000"}`, []string{"prefix"}},
@@ -151,6 +180,8 @@ func TestHMACSettingsDecideWhatIsSigned(t *testing.T) {
 		`{"signature_header": "X", "id": "header['y']"}`:                                           {false, false},
 		`{"signature_header": "X", "id": "payload.id", "type": "header['y']"}`:                     {true, false},
 		`{"signature_header": "X", "id": "payload.id + header.y"}`:                                 {false, false},
+		`{"signature_header": "X", "items": "payload", "id": "payload.id"}`:                        {true, false},
+		`{"signature_header": "X", "items": "payload[header.y]", "id": "payload.id"}`:              {false, false},
 		`{"signature_header": "X", "timestamp_header": "T", "signed_string": "{timestamp}{body}"}`: {true, true},
 	} {
 		s, set := hmacSource(t, settings)
@@ -177,9 +208,113 @@ func TestHMACSecretFitsItsEncoding(t *testing.T) {
 		{"base64", "*************", false},
 		{"whsec", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", true},
 		{"whsec", "whsec_", false},
+		{"base64url", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa-_", true},
+		{"base64url", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAA==", true},
+		{"base64url", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLa+/", false},
 	} {
 		s, set := hmacSource(t, `{"signature_header": "X", "secret_encoding": "`+c.encoding+`"}`)
 		err := s.CheckSecret(c.secret, set)
 		require.Equal(t, c.good, err == nil, "%s %s", c.encoding, c.secret)
 	}
+}
+
+// listRequest signs nothing: its header is given.
+func listRequest(value string, seconds int64) source.Request {
+	return source.Request{Header: http.Header{"X-Sig": {value}}, Body: []byte(`{"id":"evt_test","object":"event","type":"x.y"}`), ReceivedAt: time.Unix(seconds, 0)}
+}
+
+// The list is Stripe's, whose vector is known from elsewhere.
+func TestHMACListOfSignatures(t *testing.T) {
+	t.Parallel()
+	const (
+		secret = "whsec_test_secret"
+		mac    = "5be01512f437c787c6dc39b4d461cdcb63c1bae8e83860606a63040eac1f0e31"
+		other  = "6ffbb59b2300aae63f272406069a9788598b792a944a07aba816edb039989a39"
+		signed = 1735689600
+		list   = `{"signature_header": "X-Sig", "signature_key": "v1", "timestamp_key": "t", "signed_string": "{timestamp}.{body}"}`
+	)
+	seventeen := "t=1735689600" + strings.Repeat(",v1="+mac, 17)
+	for _, c := range []struct{ title, value, reason string }{
+		{title: "One", value: "t=1735689600,v1=" + mac},
+		{title: "OtherOrder", value: "v1=" + mac + ",t=1735689600"},
+		{title: "Spaces", value: "t=1735689600, v1=" + mac + " "},
+		{title: "UnknownNames", value: "t=1735689600,v0=" + other + ",v1=" + mac + ",x=,y=a=b"},
+		{title: "SeveralWithTheRightOneLast", value: "t=1735689600,v1=00,v1=zz,v1=" + other + ",v1=" + mac},
+		{title: "SixteenSignatures", value: seventeen[:len(seventeen)-len(",v1="+mac)]},
+		{title: "SeventeenSignatures", value: seventeen, reason: source.ReasonSignatureMalformed},
+		{title: "Wrong", value: "t=1735689600,v1=" + other, reason: source.ReasonSignatureMismatch},
+		{title: "UnderAnotherName", value: "t=1735689600,v0=" + mac, reason: source.ReasonSignatureMissing},
+		{title: "NamesHaveCase", value: "t=1735689600,V1=" + mac, reason: source.ReasonSignatureMissing},
+		{title: "NoneReadable", value: "t=1735689600,v1=00,v1=" + mac[:62], reason: source.ReasonSignatureMalformed},
+		{title: "NoName", value: "t=1735689600," + mac, reason: source.ReasonSignatureMalformed},
+		{title: "EmptyName", value: "t=1735689600,=" + mac, reason: source.ReasonSignatureMalformed},
+		{title: "EndsOpen", value: "t=1735689600,v1=" + mac + ",", reason: source.ReasonSignatureMalformed},
+		{title: "OtherSeparator", value: "t=1735689600;v1=" + mac, reason: source.ReasonSignatureMissing},
+		{title: "NoTime", value: "v1=" + mac, reason: source.ReasonTimestampMissing},
+		{title: "EmptyTime", value: "t=,v1=" + mac, reason: source.ReasonTimestampMissing},
+		{title: "TwoTimes", value: "t=1735689600,t=1735689600,v1=" + mac, reason: source.ReasonTimestampMalformed},
+		{title: "OddTime", value: "t=1735689600.0,v1=" + mac, reason: source.ReasonTimestampMalformed},
+		{title: "AnotherTime", value: "t=1735689601,v1=" + mac, reason: source.ReasonSignatureMismatch},
+	} {
+		t.Run(c.title, func(t *testing.T) {
+			t.Parallel()
+			s, set := hmacSource(t, list)
+			matched, err := s.Verify(listRequest(c.value, signed), []string{secret}, set)
+			if c.reason == "" {
+				require.NoError(t, err)
+				require.Zero(t, matched)
+				return
+			}
+			requireReason(t, err, c.reason)
+		})
+	}
+}
+
+func TestHMACTolerancesAreApart(t *testing.T) {
+	t.Parallel()
+	const value, signed = "t=1735689600,v1=5be01512f437c787c6dc39b4d461cdcb63c1bae8e83860606a63040eac1f0e31", 1735689600
+	s, set := hmacSource(t, `{"signature_header": "X-Sig", "signature_key": "v1", "timestamp_key": "t", "signed_string": "{timestamp}.{body}",
+		"tolerance_past_seconds": 86400, "tolerance_future_seconds": 10}`)
+	require.Equal(t, source.Window{Past: 24 * time.Hour, Future: 10 * time.Second}, s.Window(set))
+	for received, reason := range map[int64]string{
+		signed + 86400: "", signed + 86401: source.ReasonTimestampStale, signed - 10: "", signed - 11: source.ReasonTimestampFuture,
+	} {
+		_, err := s.Verify(listRequest(value, received), []string{"whsec_test_secret"}, set)
+		if reason == "" {
+			require.NoError(t, err)
+			continue
+		}
+		requireReason(t, err, reason)
+	}
+}
+
+func TestHMACSignedTimeInRFC3339(t *testing.T) {
+	t.Parallel()
+	s, set := hmacSource(t, `{"signature_header": "X-Sig", "timestamp_header": "X-Time", "timestamp_unit": "rfc3339", "signed_string": "{timestamp}{body}"}`)
+	one := subject{Source: s, settings: set}
+	r := one.deliver(t, s.Samples[0], "id-1", source.Trial{Sign: "a plain secret"})
+	require.Equal(t, "2026-03-04T12:00:00Z", r.Header.Get("X-Time"))
+	for _, odd := range []string{"1772625600", "2026-03-04", "2026-03-04 12:00:00Z", "now"} {
+		r.Header.Set("X-Time", odd)
+		_, err := s.Verify(r, []string{"a plain secret"}, set)
+		requireReason(t, err, source.ReasonTimestampMalformed)
+	}
+	r.Header.Set("X-Time", "2026-03-04T13:00:00+01:00") // the same time in other bytes
+	_, err := s.Verify(r, []string{"a plain secret"}, set)
+	requireReason(t, err, source.ReasonSignatureMismatch)
+}
+
+func TestHMACSecretPrefixIsNoPartOfTheKey(t *testing.T) {
+	t.Parallel()
+	s, set := hmacSource(t, `{"signature_header": "X-Sig", "secret_prefix": "key_", "secret_encoding": "hex"}`)
+	_, plain := hmacSource(t, `{"signature_header": "X-Sig", "secret_encoding": "hex"}`)
+	one := subject{Source: s, settings: plain}
+	r := one.deliver(t, s.Samples[0], "id-1", source.Trial{Sign: "00112233445566778899aabbccddeeff"})
+	for _, secret := range []string{"key_00112233445566778899aabbccddeeff", "00112233445566778899aabbccddeeff"} {
+		require.NoError(t, s.CheckSecret(secret, set))
+		_, err := s.Verify(r, []string{secret}, set)
+		require.NoError(t, err)
+	}
+	require.Error(t, s.CheckSecret("key_", set))
+	require.Error(t, s.CheckSecret("key_key_00112233445566778899aabbccddeeff", set))
 }

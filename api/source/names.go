@@ -74,3 +74,16 @@ func entity(kind string, id ...string) string {
 	}
 	return strings.Join(parts, ":")
 }
+
+// derivedID makes an id of what identifies an event that has none.
+func derivedID(parts ...string) string { return digest([]byte(strings.Join(parts, "\x00"))) }
+
+// firstOf gives the first text that is not empty.
+func firstOf(texts ...string) string {
+	for _, text := range texts {
+		if text != "" {
+			return text
+		}
+	}
+	return ""
+}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -21,6 +23,21 @@ func settingFields(raw json.RawMessage) (object, []Fault) {
 		return nil, []Fault{{Message: "must be a JSON object"}}
 	}
 	return fields, nil
+}
+
+// parsed reads a settings object into set. Its first result is nil if there are faults.
+func parsed[T any](raw json.RawMessage, set *T, read func(*settingReader)) (Settings, []Fault) {
+	fields, faults := settingFields(raw)
+	if faults != nil {
+		return nil, faults
+	}
+	in := &settingReader{fields: fields}
+	read(in)
+	in.unknown()
+	if faults = in.sorted(); len(faults) > 0 {
+		return nil, faults
+	}
+	return set, nil
 }
 
 // settingReader reads the fields of a settings object one by one and gathers every fault.
@@ -103,6 +120,21 @@ func (r *settingReader) expression(name string, types resultTypes) *expression {
 		return nil
 	}
 	return e
+}
+
+// seconds reads a whole number of seconds of at least one, or gives what stands for an absent one.
+func (r *settingReader) seconds(name string, absent, longest time.Duration) time.Duration {
+	r.known = append(r.known, name)
+	raw, found := r.fields[name]
+	if !found || string(raw) == "null" {
+		return absent
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	if most := int64(longest / time.Second); err != nil || n < 1 || n > most {
+		r.fault(name, fmt.Sprintf("must be a whole number of seconds from 1 to %d", most))
+		return absent
+	}
+	return time.Duration(n) * time.Second
 }
 
 // choice reads one of the keys of a table, or the one that stands for an absent one.

@@ -103,6 +103,17 @@ type Setting struct {
 	Help string // what it says, what it may be, and what it is if left out
 }
 
+// Need is a credential of the tenant that an endpoint's settings refer to.
+type Need struct {
+	Place string // the setting that names it
+	ID    string // "crd_..."
+	Kind  string // of what kind it must be
+	// Stranger is the host that the credential is sent to, where that is not one of the source's own; else "".
+	Stranger string
+	// StrangerPlace is the setting that names that host.
+	StrangerPlace string
+}
+
 // Trial is a key made for one sample to one's own endpoint, where only the source could sign with the endpoint's own.
 type Trial struct {
 	Sign        string // what Sign takes as the secret
@@ -129,8 +140,8 @@ type SignInput struct {
 	Settings    Settings
 }
 
-// Source is one kind of system that sends webhooks. After All or Get every function is set but Challenge, CertificateURL,
-// Handshake, Trial and NewSecret, which not every source has.
+// Source is one kind of system that sends webhooks. After All or Get every function is set but Challenge, ProxyHeader,
+// CertificateURL, Handshake, Needs, Trial and NewSecret, which not every source has.
 type Source struct {
 	Name  string // lower case, stable, part of the contract
 	Title string // for people
@@ -161,6 +172,9 @@ type Source struct {
 	// Challenge answers a question that comes without any signature, by the source's own protocol, and nil for any other
 	// delivery. It is nil for sources that have none. It must not use a secret: its answer is for everybody.
 	Challenge func(Request) *Answer
+	// ProxyHeader names the header that the operator's own proxy must set for this endpoint, "" for none. It is nil for sources
+	// that need none.
+	ProxyHeader func(Settings) string
 	// CertificateURL says where the certificate of a delivery is, after checking that the URL is the source's own. Its error is
 	// a *Refusal. It is nil for sources without certificates.
 	CertificateURL func(Request) (string, error)
@@ -186,6 +200,8 @@ type Source struct {
 	// ParseSettings reads the settings object of an endpoint and names every bad field; unknown fields are faults. Empty
 	// input is an empty object. What is common to all sources (the order of events) is the caller's to take out first.
 	ParseSettings func(raw json.RawMessage) (Settings, []Fault)
+	// Needs names the tenant's credentials that settings refer to. It is nil for sources whose settings refer to none.
+	Needs func(Settings) []Need
 }
 
 func always(Settings) bool { return true }

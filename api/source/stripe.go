@@ -36,11 +36,19 @@ var stripe = Source{
 }
 
 func stripeVerify(r Request, secrets []string, _ Settings) (int, error) {
-	value, err := signatureHeader(r.Header, stripeSignature)
+	return verifyTimed(r, stripeSignature, secrets, fiveMinutes(nil))
+}
+
+func stripeSign(in SignInput) (Signed, error) { return signTimed(in, stripeSignature) }
+
+// verifyTimed checks the scheme that Stripe and Calendly share: a header of timestamp and signatures, which are the HMAC-SHA256
+// in hex over the timestamp, a dot and the raw body.
+func verifyTimed(r Request, name string, secrets []string, window Window) (int, error) {
+	value, err := signatureHeader(r.Header, name)
 	if err != nil {
 		return -1, err
 	}
-	timestamp, candidates, err := stripeParse(value)
+	timestamp, candidates, err := parseTimed(name, value)
 	if err != nil {
 		return -1, err
 	}
@@ -52,27 +60,39 @@ func stripeVerify(r Request, secrets []string, _ Settings) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	return matched, checkWindow(signed, r.ReceivedAt, fiveMinutes(nil))
+	return matched, checkWindow(signed, r.ReceivedAt, window)
 }
 
-// stripeParse reads "t=<unix s>,v1=<hex>[,v1=<hex>]...". Other schemes and unreadable v1 values are skipped, as Stripe's
+// signTimed signs as verifyTimed checks.
+func signTimed(in SignInput, name string) (Signed, error) {
+	if in.Secret == "" {
+		return Signed{}, errNoSecret
+	}
+	timestamp := strconv.FormatInt(in.At.Unix(), 10)
+	mac := sum(sha256.New, []byte(in.Secret), []byte(timestamp), []byte("."), in.Body)
+	h := signedHeader(in)
+	h.Set(name, "t="+timestamp+",v1="+hex.EncodeToString(mac))
+	return Signed{h, in.Body}, nil
+}
+
+// parseTimed reads "t=<unix s>,v1=<hex>[,v1=<hex>]...". Other schemes and unreadable v1 values are skipped, as Stripe's
 // library does; an element without exactly one "=" is malformed, and so is a second timestamp.
-func stripeParse(value string) (timestamp string, candidates [][]byte, err error) {
+func parseTimed(name, value string) (timestamp string, candidates [][]byte, err error) {
 	seen, timed := 0, false
 	for element := range strings.SplitSeq(value, ",") {
 		key, val, found := strings.Cut(element, "=")
 		if !found || strings.Contains(val, "=") {
-			return "", nil, refuse(ReasonSignatureMalformed, "header "+stripeSignature+" must be key=value pairs")
+			return "", nil, refuse(ReasonSignatureMalformed, "header "+name+" must be key=value pairs")
 		}
 		switch key {
 		case "t":
 			if timed {
-				return "", nil, refuse(ReasonTimestampMalformed, "header "+stripeSignature+" must have one t")
+				return "", nil, refuse(ReasonTimestampMalformed, "header "+name+" must have one t")
 			}
 			timestamp, timed = val, true
 		case "v1":
 			if seen++; seen > signaturesMax {
-				return "", nil, refuse(ReasonSignatureMalformed, "header "+stripeSignature+" has too many signatures")
+				return "", nil, refuse(ReasonSignatureMalformed, "header "+name+" has too many signatures")
 			}
 			if mac, ok := decodeHex(val, sha256.Size); ok {
 				candidates = append(candidates, mac)
@@ -81,11 +101,11 @@ func stripeParse(value string) (timestamp string, candidates [][]byte, err error
 	}
 	switch {
 	case seen == 0:
-		return "", nil, refuse(ReasonSignatureMissing, "header "+stripeSignature+" has no v1")
+		return "", nil, refuse(ReasonSignatureMissing, "header "+name+" has no v1")
 	case len(candidates) == 0:
-		return "", nil, refuse(ReasonSignatureMalformed, "header "+stripeSignature+" has no v1 of 64 hex digits")
+		return "", nil, refuse(ReasonSignatureMalformed, "header "+name+" has no v1 of 64 hex digits")
 	case !timed:
-		return "", nil, refuse(ReasonTimestampMissing, "header "+stripeSignature+" has no t")
+		return "", nil, refuse(ReasonTimestampMissing, "header "+name+" has no t")
 	}
 	return timestamp, candidates, nil
 }
@@ -106,17 +126,6 @@ func stripeEvents(r Request, _ Settings) ([]Event, error) {
 		about = entity(snapshot.text("object"), snapshot.id("id"))
 	}
 	return []Event{{ID: doc.text("id"), Type: kind, OccurredAt: doc.time("created"), Entity: about}}, nil
-}
-
-func stripeSign(in SignInput) (Signed, error) {
-	if in.Secret == "" {
-		return Signed{}, errNoSecret
-	}
-	timestamp := strconv.FormatInt(in.At.Unix(), 10)
-	mac := sum(sha256.New, []byte(in.Secret), []byte(timestamp), []byte("."), in.Body)
-	h := signedHeader(in)
-	h.Set(stripeSignature, "t="+timestamp+",v1="+hex.EncodeToString(mac))
-	return Signed{h, in.Body}, nil
 }
 
 func stripeCheckSecret(secret string, s Settings) error {

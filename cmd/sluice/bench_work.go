@@ -186,7 +186,7 @@ func (b benchWork) worker(ctx context.Context, h *benchHouse, database *db.DB, p
 	door := outbound.New(outbound.Config{AllowLoopback: true})
 	const lease, sweep, timeout = 30 * time.Second, 5 * time.Second, time.Minute
 	worker, err := jobs.NewWorker(jobs.Deps{
-		DB: database, River: pool, Actions: action.New(door), Log: quiet(), Now: time.Now,
+		DB: database, River: pool, Door: door, Actions: action.New(door), Log: quiet(), Now: time.Now,
 		ProviderKeys: map[string]tenants.Secret{"scripted": tenants.NewSecret("scripted-bench-key")},
 		Models: llm.New(llm.Config{
 			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(timeout), BaseURL: provider.URL(), Now: time.Now})},

@@ -28,6 +28,7 @@ type Config struct {
 	PublicURL     string `name:"public-url" from:"SLUICE_PUBLIC_URL" use:"serve dev" need:"serve" shape:"url" group:"Serving" help:"Where the world reaches this API, such as https://hooks.example.com; it begins the URLs that are pasted into sources. dev takes http://127.0.0.1 and its port."`
 
 	IntakeFlushers int    `name:"intake-flushers" from:"SLUICE_INTAKE_FLUSHERS" use:"serve dev" default:"2" min:"1" max:"64" group:"Serving" help:"Commits of the intake that may be on their way at once; 4 where a flush of the disk takes a millisecond or more."`
+	IntakeBatch    int    `name:"intake-batch" from:"SLUICE_INTAKE_BATCH" use:"serve dev" default:"256" min:"1" max:"4096" group:"Serving" help:"Deliveries that one commit of the intake may hold; 1 gives each a transaction of its own."`
 	ProxyHeaders   string `name:"proxy-headers" from:"SLUICE_PROXY_HEADERS" use:"serve dev" shape:"headers" group:"Serving" help:"Names of headers, with commas between them, that the proxy in front sets itself and takes away from whoever sends them, such as X-Client-Cert-Sha256. Sources that are known by a client certificate read these alone; without the name here, such an endpoint takes nothing."`
 
 	MasterKey        masterKey      `name:"master-key" from:"SLUICE_MASTER_KEY" use:"serve work dev" need:"serve work" secret:"true" group:"Secrets" help:"32 bytes, in hex, base64 or base64url, under which tenants' secrets are sealed. Without it no stored secret can be read; openssl rand -hex 32 makes one."`
@@ -42,6 +43,7 @@ type Config struct {
 	Lease            time.Duration `name:"lease" from:"SLUICE_LEASE" use:"work dev" default:"30s" min:"3s" max:"10m" group:"Work" help:"How long a run belongs to a worker that does not report back."`
 	SweepEvery       time.Duration `name:"sweep-every" from:"SLUICE_SWEEP_EVERY" use:"work dev" default:"5s" min:"100ms" max:"10m" group:"Work" help:"How often runs that nobody works on are looked for."`
 	PayloadRetention time.Duration `name:"payload-retention" from:"SLUICE_PAYLOAD_RETENTION" use:"work dev" default:"720h" min:"24h" max:"87600h" group:"Work" help:"How long raw bodies are kept. They are dropped by the day (UTC); the events, their keys and what came of them stay."`
+	MissedEvery      time.Duration `name:"missed-every" from:"SLUICE_MISSED_EVERY" use:"work dev" default:"5m" min:"10s" max:"6h" group:"Work" help:"How often a source that lists its deliveries (GitHub) is asked for what did not arrive, for endpoints whose settings say so."`
 	ModelTimeout     time.Duration `name:"model-timeout" from:"SLUICE_MODEL_TIMEOUT" use:"work dev" default:"2m" min:"1s" max:"30m" group:"Work" help:"How long one call to a model may take."`
 	ActionTimeout    time.Duration `name:"action-timeout" from:"SLUICE_ACTION_TIMEOUT" use:"work dev" default:"15s" min:"1s" max:"5m" group:"Work" help:"How long one try at an action may take."`
 	ShutdownTimeout  time.Duration `name:"shutdown-timeout" from:"SLUICE_SHUTDOWN_TIMEOUT" use:"serve work dev" default:"30s" min:"1s" max:"30m" group:"Serving" help:"After SIGTERM, how long what is under way may go on."`

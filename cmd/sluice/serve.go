@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"sluice/api"
@@ -35,9 +37,15 @@ type serving struct {
 	failed chan error
 }
 
+// garbagePercent lets the heap of the API grow to five times what lives before it is swept: little lives, and every request leaves something behind.
+const garbagePercent = 400
+
 // startServe opens the pools and listens. It returns when requests are taken; an error leaves nothing behind.
 func startServe(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *serving, err error) {
 	log := told.Logger()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbagePercent)
+	}
 	base, err := newStack(ctx, c, db.AppRole, "")
 	if err != nil {
 		return nil, err
@@ -60,7 +68,7 @@ func startServe(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *se
 	s.api = api.New(api.Deps{
 		DB: base.db, Poster: poster, Actions: base.actions, ModelFault: jobs.ModelFault(providersOf(c)),
 		PublicURL: c.PublicURL, Log: log, Now: time.Now, Version: version, Ready: base.ready.check,
-		ProxyHeaders: headerNames(c.ProxyHeaders), Fetch: base.fetch, IntakeFlushers: c.IntakeFlushers,
+		ProxyHeaders: headerNames(c.ProxyHeaders), Fetch: base.fetch, IntakeFlushers: c.IntakeFlushers, IntakeBatch: c.IntakeBatch,
 	})
 	s.server = newServer(s.api.Handler())
 	s.server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)

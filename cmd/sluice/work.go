@@ -20,6 +20,10 @@ const (
 // scriptedKey is what the scripted provider is shown; it takes any key.
 const scriptedKey = "scripted-provider-key"
 
+// missedPause is the time between two requests that change something, as GitHub wants it (docs.github.com/en/rest/using-the-rest-api/
+// best-practices-for-using-the-rest-api).
+const missedPause = time.Second
+
 // workCommand is the work on what was taken in.
 type workCommand struct{}
 
@@ -62,8 +66,12 @@ func startWork(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *wor
 	if c.ScriptedURL != "" {
 		keys["scripted"] = tenants.NewSecret(scriptedKey)
 	}
+	missed, err := jobs.NewMissed(jobs.MissedConfig{DB: base.db, Door: base.door, Log: log, Now: time.Now, Every: c.MissedEvery, Pause: missedPause})
+	if err != nil {
+		return nil, err
+	}
 	worker, err := jobs.NewWorker(jobs.Deps{
-		DB: base.db, River: river, Models: modelsOf(c, base.door), ProviderKeys: keys, Actions: base.actions, Log: log, Now: time.Now,
+		DB: base.db, River: river, Models: modelsOf(c, base.door), ProviderKeys: keys, Door: base.door, Actions: base.actions, Missed: missed, Log: log, Now: time.Now,
 		Lease: c.Lease, SweepEvery: c.SweepEvery, PayloadRetention: c.PayloadRetention, ModelTimeout: c.ModelTimeout, ActionTimeout: c.ActionTimeout,
 		RunWorkers: c.RunWorkers, ActionWorkers: c.ActionWorkers, ShutdownTimeout: c.ShutdownTimeout,
 	})
