@@ -27,12 +27,20 @@ type AutomationSpec struct {
 	Mode            string           `json:"mode,omitempty" enum:"shadow,review,live" doc:"shadow (nothing leaves; the default) or live; review is not available yet"`
 	Priority        string           `json:"priority,omitempty" doc:"urgent, routine (the default), or CEL that answers one of the two"`
 	CredentialID    string           `json:"credential_id,omitempty" doc:"the credential to pay the model with, of the provider's kind"`
+	Fetch           *AutomationFetch `json:"fetch,omitempty" doc:"what to read from the source before the model is asked"`
 }
 
 // AutomationPrompt is the pair of templates that make the request to the model.
 type AutomationPrompt struct {
-	System string `json:"system,omitempty" doc:"Liquid over event and payload"`
-	User   string `json:"user,omitempty" doc:"Liquid over event and payload"`
+	System string `json:"system,omitempty" doc:"Liquid over event and payload, and state where the automation fetches"`
+	User   string `json:"user,omitempty" doc:"Liquid over event and payload, and state where the automation fetches"`
+}
+
+// AutomationFetch reads the entity as it stands at its source, as JSON; the prompts see it as state.
+type AutomationFetch struct {
+	URL          string `json:"url" doc:"Liquid over event and payload; scheme and host are written out, and every value is one percent-encoded piece behind them" example:"https://api.example.com/tickets/{{ payload.ticket.id }}"`
+	CredentialID string `json:"credential_id,omitempty" doc:"a credential of the kind bearer, sent as Authorization: Bearer"`
+	NotFound     string `json:"not_found,omitempty" enum:"skip,continue,fail" doc:"what a 404 or 410 means: skip the run (the default), ask the model without a state, or end the run as dead"`
 }
 
 // Automation is what to do with the events of an endpoint, at its newest version.
@@ -101,6 +109,7 @@ type AutomationPatch struct {
 	Mode            string            `json:"mode,omitempty" enum:"shadow,review,live"`
 	Priority        string            `json:"priority,omitempty"`
 	CredentialID    string            `json:"credential_id,omitempty"`
+	Fetch           *AutomationFetch  `json:"fetch,omitempty"`
 }
 
 type automationCreateInput struct {

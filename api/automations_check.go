@@ -177,6 +177,9 @@ func (a *API) automationCheck(ctx context.Context, tx db.TenantTx, given map[str
 	if err := check.action(ctx, f.Action); err != nil {
 		return v, err
 	}
+	if err := check.fetch(ctx, f.Fetch); err != nil {
+		return v, err
+	}
 	if err := invalid(distinct(check.faults)); err != nil {
 		return v, err
 	}
@@ -286,6 +289,22 @@ func (c *automationChecker) action(ctx context.Context, raw json.RawMessage) err
 		return nil
 	}
 	return c.credential(ctx, "action.credential_id", text, needed)
+}
+
+// fetch checks the host that is asked, and the credential that it is shown.
+func (c *automationChecker) fetch(ctx context.Context, f *automations.Fetch) error {
+	if f == nil {
+		return nil
+	}
+	if origin := automations.FetchOrigin(f.URL); origin != "" && !c.faulty("fetch.url") {
+		if err := c.api.deps.Actions.CheckURL(origin); err != nil {
+			c.fault("fetch.url", err.Error())
+		}
+	}
+	if f.CredentialID == "" || c.faulty("fetch.credential_id") {
+		return nil
+	}
+	return c.credential(ctx, "fetch.credential_id", f.CredentialID, bearerKind)
 }
 
 // distinct keeps the first fault of each place, and of equal ones: a key that is missing is told once, by whoever met it first.

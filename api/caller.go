@@ -17,6 +17,7 @@ import (
 type Caller struct {
 	TenantID uuid.UUID
 	KeyID    uuid.UUID
+	Role     tenants.Role
 }
 
 // Resolve takes the caller from the middleware that admitted it.
@@ -25,7 +26,7 @@ func (c *Caller) Resolve(ctx huma.Context) []error {
 	if !ok || p.Operator || p.TenantID == uuid.Nil {
 		return []error{problemUnauthorized()}
 	}
-	c.TenantID, c.KeyID = p.TenantID, p.KeyID
+	c.TenantID, c.KeyID, c.Role = p.TenantID, p.KeyID, p.Role
 	return nil
 }
 

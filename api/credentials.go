@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"sluice/db"
+	"sluice/jobs"
 	"sluice/jobs/action"
 	"sluice/tenants"
 )
@@ -19,7 +20,7 @@ import (
 type Credential struct {
 	ID        string    `json:"id" example:"crd_01980000000070008000000000000000"`
 	Name      string    `json:"name"`
-	Kind      string    `json:"kind" doc:"whom it is for: a provider of models (anthropic, openai) or a connector (callback, ...)"`
+	Kind      string    `json:"kind" doc:"whom it is for: a provider of models (anthropic, openai), a fetch (bearer), a connector (callback, ...), or deliveries that did not arrive (github, github_app)"`
 	Last4     string    `json:"last4" doc:"the last characters of the secret"`
 	Version   int       `json:"version"`
 	CreatedAt time.Time `json:"created_at"`
@@ -48,8 +49,8 @@ type credentialCreateInput struct {
 
 	Body struct {
 		Name   string `json:"name" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
-		Kind   string `json:"kind" doc:"anthropic, openai, or the kind of credential that an action needs, such as callback" example:"anthropic"`
-		Secret string `json:"secret,omitempty" maxLength:"512" doc:"may be left out for callback: one is made, and shown once" writeOnly:"true"`
+		Kind   string `json:"kind" doc:"anthropic, openai, bearer (for a fetch), github or github_app (for deliveries that did not arrive), or the kind of credential that an action needs, such as callback" example:"anthropic"`
+		Secret string `json:"secret,omitempty" maxLength:"8192" doc:"may be left out for callback: one is made, and shown once" writeOnly:"true"`
 	}
 }
 
@@ -72,7 +73,7 @@ type credentialUpdateInput struct {
 	ID   string `path:"id" doc:"crd_..."`
 	Body struct {
 		Name   *string `json:"name,omitempty" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
-		Secret *string `json:"secret,omitempty" maxLength:"512" writeOnly:"true"`
+		Secret *string `json:"secret,omitempty" maxLength:"8192" writeOnly:"true"`
 	}
 }
 
@@ -100,9 +101,13 @@ func (a *API) registerCredentials() {
 	}, a.credentialUpdate)
 	register(a, adminRole, huma.Operation{
 		OperationID: "delete-credential", Method: http.MethodDelete, Path: "/v1/credentials/{id}", Tags: []string{"Credentials"},
-		Summary: "Delete a credential", Description: "While an automation uses it: 409 credential.in_use.",
+		Summary: "Delete a credential", Description: "While an automation or an endpoint uses it: 409 credential.in_use.",
 	}, a.credentialDelete)
 }
+
+// bearerKind is of the tokens that a fetch shows to the system it asks. It is a kind of its own, since whoever may write an automation chooses
+// where such a token goes.
+const bearerKind = "bearer"
 
 // providerKinds are the providers of models that take a key.
 var providerKinds = []string{"anthropic", "openai"}
@@ -125,7 +130,7 @@ func (a *API) connectorOf(kind string) (action.Connector, bool) {
 
 // credentialKinds are all kinds that a credential can be of.
 func (a *API) credentialKinds() []string {
-	kinds := slices.Clone(providerKinds)
+	kinds := slices.Concat(providerKinds, []string{bearerKind}, jobs.GitHubKinds())
 	for _, k := range a.deps.Actions.Kinds() {
 		if c, ok := a.deps.Actions.Get(k); ok && c.CredentialKind() != "" {
 			kinds = append(kinds, c.CredentialKind())
@@ -139,6 +144,12 @@ func (a *API) credentialKinds() []string {
 func (a *API) secretFault(kind, secret string) string {
 	if c, ok := a.connectorOf(kind); ok {
 		if err := c.CheckSecret(secret); err != nil {
+			return err.Error()
+		}
+		return ""
+	}
+	if slices.Contains(jobs.GitHubKinds(), kind) {
+		if err := jobs.CheckGitHubSecret(kind, secret); err != nil {
 			return err.Error()
 		}
 		return ""
@@ -237,7 +248,7 @@ func (a *API) credentialDelete(ctx context.Context, in *credentialDeleteInput) (
 	return nil, a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) error {
 		usedBy, err := tx.CredentialDelete(ctx, id)
 		if err == nil && len(usedBy) > 0 {
-			return conflict("credential.in_use", "It is used by the automations "+strings.Join(usedBy, ", ")+". Change or delete them first.")
+			return conflict("credential.in_use", "It is used by "+strings.Join(usedBy, ", ")+". Change or delete them first.")
 		}
 		return err
 	})

@@ -114,6 +114,9 @@ func (a *API) sampleDelivery(ctx context.Context, e db.Endpoint, secrets []db.Op
 		return nil, err
 	}
 	r.Header = signed.Header
+	if s.ProxyHeader != nil && s.ProxyHeader(settings) != "" {
+		r.Header.Set(s.ProxyHeader(settings), secret) // as the proxy would tell of the certificate whose fingerprint the secret is
+	}
 	return r, nil
 }
 

@@ -25,6 +25,7 @@ type Endpoint struct {
 	Settings  map[string]any   `json:"settings"`
 	Enabled   bool             `json:"enabled"`
 	Secrets   []EndpointSecret `json:"secrets" doc:"the signing secrets that are good, newest first"`
+	Missed    *EndpointMissed  `json:"missed,omitempty" doc:"only where the settings say how the source is asked for what did not arrive"`
 	Setup     string           `json:"setup" doc:"what to do next, for a person"`
 	Version   int              `json:"version"`
 	CreatedAt time.Time        `json:"created_at"`
@@ -58,7 +59,7 @@ func toEndpointSecret(s db.EndpointSecret) EndpointSecret {
 
 func (a *API) endpointURL(e db.Endpoint) string { return a.deps.PublicURL + intakePrefix + e.Token }
 
-func (a *API) toEndpoint(e db.Endpoint, secrets []db.EndpointSecret) (Endpoint, error) {
+func (a *API) toEndpoint(e db.Endpoint, secrets []db.EndpointSecret, missed db.Missed) (Endpoint, error) {
 	out := Endpoint{
 		ID: tenants.FormatID(tenants.EndpointPrefix, e.ID), Name: e.Name, Source: e.Source, URL: a.endpointURL(e), Enabled: e.Enabled,
 		Secrets: []EndpointSecret{}, Settings: map[string]any{}, Version: e.Version, CreatedAt: e.CreatedAt.UTC(), UpdatedAt: e.UpdatedAt.UTC(),
@@ -67,7 +68,11 @@ func (a *API) toEndpoint(e db.Endpoint, secrets []db.EndpointSecret) (Endpoint, 
 		out.Secrets = append(out.Secrets, toEndpointSecret(s))
 	}
 	out.Setup = setupOf(e.Source, out.URL, len(secrets) > 0)
-	return out, json.Unmarshal(e.Settings, &out.Settings)
+	if err := json.Unmarshal(e.Settings, &out.Settings); err != nil {
+		return out, err
+	}
+	out.Missed = toEndpointMissed(out.Settings, missed)
+	return out, nil
 }
 
 // setupOf says what to paste where. The secret itself never stands in it.
@@ -181,6 +186,9 @@ func (a *API) endpointCreate(ctx context.Context, in *endpointCreateInput) (*mad
 		return nil, err
 	}
 	return create(ctx, a, in.Caller, in.Creating, in.Body, func(tx db.TenantTx) (NewEndpoint, error) {
+		if err := a.needsCheck(ctx, tx, in.Caller, needsOf(s, settings), nil); err != nil {
+			return NewEndpoint{}, err
+		}
 		e, err := tx.EndpointInsert(ctx, in.Body.Name, s.Name, raw)
 		if err != nil {
 			return NewEndpoint{}, err
@@ -197,7 +205,7 @@ func (a *API) endpointCreate(ctx context.Context, in *endpointCreateInput) (*mad
 			}
 			secrets = append(secrets, kept)
 		}
-		out, err := a.toEndpoint(e, secrets)
+		out, err := a.toEndpoint(e, secrets, db.Missed{})
 		return NewEndpoint{Endpoint: out, Secret: shown}, err
 	})
 }
@@ -249,6 +257,7 @@ func (a *API) endpointList(ctx context.Context, in *endpointListInput) (*listed[
 	}
 	var rows []db.Endpoint
 	secrets := map[uuid.UUID][]db.EndpointSecret{}
+	var missed map[uuid.UUID]db.Missed
 	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
 		if rows, err = tx.EndpointList(ctx, page); err != nil {
 			return err
@@ -256,6 +265,9 @@ func (a *API) endpointList(ctx context.Context, in *endpointListInput) (*listed[
 		ids := make([]uuid.UUID, len(rows))
 		for i, e := range rows {
 			ids[i] = e.ID
+		}
+		if missed, err = missedOf(ctx, tx, ids...); err != nil {
+			return err
 		}
 		all, err := tx.EndpointSecretListOf(ctx, ids)
 		for _, s := range all {
@@ -268,7 +280,7 @@ func (a *API) endpointList(ctx context.Context, in *endpointListInput) (*listed[
 	}
 	var unread error
 	out := pageOf(rows, in.Limit, func(e db.Endpoint) Endpoint {
-		shown, err := a.toEndpoint(e, secrets[e.ID])
+		shown, err := a.toEndpoint(e, secrets[e.ID], missed[e.ID])
 		if err != nil {
 			unread = err
 		}
@@ -283,7 +295,11 @@ func (a *API) endpointRead(ctx context.Context, tx db.TenantTx, e db.Endpoint) (
 	if err != nil {
 		return Endpoint{}, err
 	}
-	return a.toEndpoint(e, secrets)
+	missed, err := missedOf(ctx, tx, e.ID)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	return a.toEndpoint(e, secrets, missed[e.ID])
 }
 
 func (a *API) endpointGet(ctx context.Context, in *endpointGetInput) (*got[Endpoint], error) {
@@ -322,7 +338,7 @@ func (a *API) endpointUpdate(ctx context.Context, in *endpointUpdateInput) (*got
 			if change.Settings, err = settingsJSON(in.Body.Settings); err != nil {
 				return err
 			}
-			if err := a.settingsCheck(ctx, tx, e, change.Settings); err != nil {
+			if err := a.settingsCheck(ctx, tx, in.Caller, e, change.Settings); err != nil {
 				return err
 			}
 		}
@@ -338,14 +354,18 @@ func (a *API) endpointUpdate(ctx context.Context, in *endpointUpdateInput) (*got
 	return answer(Known{}, out), nil
 }
 
-// settingsCheck refuses settings that the source does not know, and those that an existing secret cannot be used with.
-func (a *API) settingsCheck(ctx context.Context, tx db.TenantTx, e db.Endpoint, raw json.RawMessage) error {
+// settingsCheck refuses settings that the source does not know, those that name a credential that is not there, and those that an existing secret cannot be used with.
+func (a *API) settingsCheck(ctx context.Context, tx db.TenantTx, caller Caller, e db.Endpoint, raw json.RawMessage) error {
 	s, ok := source.Get(e.Source)
 	if !ok {
 		return conflict("source.unknown", "This version does not know the source "+e.Source+".")
 	}
 	settings, _, found := splitSettings(s, raw)
 	if err := invalid(settingsFaults(append(found, a.proxyFaults(s, settings, len(found) == 0)...))); err != nil {
+		return err
+	}
+	before, _, _ := splitSettings(s, e.Settings)
+	if err := a.needsCheck(ctx, tx, caller, needsOf(s, settings), needsOf(s, before)); err != nil {
 		return err
 	}
 	secrets, err := tx.EndpointSecrets(ctx, e.ID)

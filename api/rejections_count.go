@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"sluice/db"
+	"sluice/tenants"
 )
 
 const (
@@ -25,6 +27,9 @@ const (
 	rejectionKeysMax = 10_000
 	// rejectionFlushTimeout bounds one flush.
 	rejectionFlushTimeout = 10 * time.Second
+
+	// rejectionFlood is how many refusals of one endpoint within one minute are told to a person, once: a wrong secret, or somebody who tries.
+	rejectionFlood = 50
 
 	keptHeadersMax     = 64
 	keptHeaderValueMax = 512
@@ -104,15 +109,28 @@ func (c *rejectionCounter) flush(ctx context.Context) {
 	defer cancel()
 	for key, r := range pending {
 		err := c.db.Tenant(ctx, key.tenantID, func(tx db.TenantTx) error {
-			return tx.RejectionAdd(ctx, db.Rejection{
+			if err := tx.RejectionAdd(ctx, db.Rejection{
 				EndpointID: key.endpointID, Reason: key.reason, Count: r.count, Sample: r.sample, FirstAt: r.firstAt, LastAt: r.lastAt,
-			})
+			}); err != nil {
+				return err
+			}
+			return floodTell(ctx, tx, key.endpointID, r.firstAt)
 		})
 		if err != nil {
 			c.log.WarnContext(ctx, "rejections not written yet", "error", err, "count", r.count)
 			c.putBack(key, r)
 		}
 	}
+}
+
+// floodTell begins an alert where an endpoint has refused so much within the minute of at that a person should know.
+func floodTell(ctx context.Context, tx db.TenantTx, endpointID uuid.UUID, at time.Time) error {
+	minute, err := tx.RejectionMinute(ctx, endpointID, at)
+	if err != nil || minute.Count < rejectionFlood {
+		return err
+	}
+	return tx.AlertBegin(ctx, db.AlertRejections, tenants.FormatID(tenants.EndpointPrefix, endpointID), fmt.Sprintf(
+		"%d deliveries were refused within a minute, since %s, most of them for %s.", minute.Count, minute.FirstAt.UTC().Format(time.RFC3339), minute.Reason))
 }
 
 func (c *rejectionCounter) putBack(key rejectionKey, r *rejectionCount) {

@@ -34,6 +34,7 @@ type Run struct {
 	Attempt           int        `json:"attempt"`
 	AttemptsMax       int        `json:"attempts_max"`
 	CostUSD           string     `json:"cost_usd" example:"0.000412"`
+	TokensSaved       int64      `json:"tokens_saved,omitempty" doc:"what was not spent on it, an estimate, since a newer event made it superfluous"`
 	CreatedAt         time.Time  `json:"created_at"`
 	StartedAt         *time.Time `json:"started_at,omitempty"`
 	FinishedAt        *time.Time `json:"finished_at,omitempty"`
@@ -117,8 +118,8 @@ func toRun(r db.Run) Run {
 		ID: tenants.FormatID(tenants.RunPrefix, r.ID), EventID: tenants.FormatID(tenants.EventPrefix, r.EventID),
 		EndpointID: tenants.FormatID(tenants.EndpointPrefix, r.EndpointID), AutomationID: tenants.FormatID(tenants.AutomationPrefix, r.AutomationID),
 		AutomationVersion: r.AutomationVersion, Mode: r.Mode, Priority: r.Priority, Status: string(r.Status), Reason: r.Reason, Detail: r.Detail,
-		Until: utc(r.Until), Attempt: r.Attempt, AttemptsMax: r.AttemptsMax, CostUSD: usdOf(r.CostPico), CreatedAt: r.CreatedAt.UTC(),
-		StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt), UpdatedAt: r.UpdatedAt.UTC(),
+		Until: utc(r.Until), Attempt: r.Attempt, AttemptsMax: r.AttemptsMax, CostUSD: usdOf(r.CostPico), TokensSaved: r.TokensSaved,
+		CreatedAt: r.CreatedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 }
 
@@ -205,7 +206,8 @@ func (a *API) registerRuns() {
 	}, a.runRetry)
 	register(a, editorRole, huma.Operation{
 		OperationID: "cancel-run", Method: http.MethodPost, Path: "/v1/runs/{id}/cancel", Tags: []string{"Runs"}, Summary: "End a run that has not ended",
-		Description: "An effect that is being sent at this moment may still arrive. A run that has ended: 409 run.ended.",
+		Description: "An effect that is being sent at this moment may still arrive. A dead run of an endpoint of serial order can be cancelled too, " +
+			"so that the next one of its entity goes on. A run that has ended: 409 run.ended.",
 	}, a.runCancel)
 }
 
@@ -285,6 +287,9 @@ func (a *API) runRetry(ctx context.Context, in *runInput) (*runOutput, error) {
 		case db.RunDead:
 			return a.retryDead(ctx, tx, r)
 		case db.RunWaiting:
+			if r.Reason == db.ReasonBehind {
+				return conflict("run.not_retryable", "It has not begun: it waits for its turn. Retry or cancel what it waits for.")
+			}
 			if err := tx.RunRetry(ctx, r.ID, db.RunQueued, []db.RunStatus{db.RunWaiting}, reasonRetried, "A person did not want to wait."); err != nil {
 				return err
 			}
@@ -358,7 +363,10 @@ func (a *API) runCancel(ctx context.Context, in *runInput) (*runOutput, error) {
 			}
 			return err
 		}
-		return tx.ActionsCancel(ctx, r.ID, detail)
+		if err := tx.ActionsCancel(ctx, r.ID, detail); err != nil {
+			return err
+		}
+		return a.deps.Poster.HandOver(ctx, tx, r)
 	})
 }
 

@@ -9,10 +9,10 @@ import (
 
 // orderSettings says what every source's endpoint can have beside the source's own, for a person.
 var orderSettings = []source.Setting{
-	{Name: "order", Help: "none: every event on its own; latest: of an entity's events only the newest is worked, a burst is folded into its last; " +
-		"serial: an entity's events one after another; else none"},
-	{Name: "order_window_seconds", Help: "with latest: how long a run waits for the rest of a burst, 0 to 300; else 2"},
-	{Name: "order_dead", Help: "with serial: pass lets the next of an entity go on after a dead run, block does not; else pass"},
+	{Name: "order", Help: "none (the default): every event on its own; latest: what an automation has to do for an entity is done for its newest event, " +
+		"and a burst is folded into its last; serial: an entity's events are worked one after another, in order"},
+	{Name: "order_window_seconds", Help: "with latest: how long a run waits for the rest of a burst, 0 to 300; 2 if left out"},
+	{Name: "order_dead", Help: "with serial: what a dead run means for those behind it: pass (the default) lets them go on, block does not until it is retried or cancelled"},
 }
 
 // splitSettings checks an endpoint's settings: the order here, the rest by the source. It returns the source's part, compiled.

@@ -18,12 +18,13 @@ type MissedHook struct {
 const missedHooksSQL = `
 select e.tenant_id, e.id as endpoint_id, e.settings ->> 'redeliver_hook' as hook, coalesce(e.settings ->> 'redeliver_credential_id', '') as credential
 from sluice.endpoints e join sluice.tenants t on t.tenant_id = e.tenant_id
-where e.source = 'github' and e.deleted_at is null and e.enabled and e.settings ->> 'redeliver_hook' <> '' and t.status = 'active' and e.id > @after
-order by e.id limit @limit`
+where e.source = 'github' and e.deleted_at is null and e.enabled and e.settings ->> 'redeliver_hook' <> '' and t.status = 'active'
+  and (e.tenant_id, e.id) > (@tenant_after::uuid, @after::uuid)
+order by e.tenant_id, e.id limit @limit`
 
-// MissedHooks lists the endpoints of all tenants whose source can be asked for what never arrived, in the order of their ids.
-func (tx SystemTx) MissedHooks(ctx context.Context, after uuid.UUID, limit int) ([]MissedHook, error) {
-	return many[MissedHook](ctx, tx.tx, missedHooksSQL, args{"after": after, "limit": limit})
+// MissedHooks lists the endpoints of all tenants whose source can be asked for what never arrived, those of one tenant together, from the one after on.
+func (tx SystemTx) MissedHooks(ctx context.Context, after MissedHook, limit int) ([]MissedHook, error) {
+	return many[MissedHook](ctx, tx.tx, missedHooksSQL, args{"tenant_after": after.TenantID, "after": after.EndpointID, "limit": limit})
 }
 
 // MissedCheck is how far the deliveries of an endpoint have been looked through, and what was wrong the last time.

@@ -26,6 +26,7 @@ type actionWorker struct {
 
 	db      *db.DB
 	actions *action.Set
+	poster  *Poster
 	log     *slog.Logger
 	now     func() time.Time
 	meters  *meters
@@ -41,8 +42,17 @@ func (w *actionWorker) Work(ctx context.Context, job *river.Job[ActionArgs]) err
 	return forRiver(w.work(ctx, job))
 }
 
+// taken is an action that this worker holds, with what its work needs.
+type taken struct {
+	db.Action
+
+	run        db.Run
+	secret     tenants.Secret
+	receivedAt time.Time
+}
+
 func (w *actionWorker) work(ctx context.Context, job *river.Job[ActionArgs]) error {
-	a, secret, receivedAt, err := w.claim(ctx, job.Args)
+	a, err := w.claim(ctx, job.Args)
 	if err != nil {
 		return err
 	}
@@ -52,38 +62,39 @@ func (w *actionWorker) work(ctx context.Context, job *river.Job[ActionArgs]) err
 		attribute.String("sluice.action_id", tenants.FormatID(tenants.ActionPrefix, a.ID)),
 		attribute.String("sluice.action_kind", a.Kind), attribute.Int("sluice.attempt", a.Attempt),
 	)
-	receipt, err := w.send(ctx, a, secret)
+	receipt, err := w.send(ctx, a)
 	if err != nil {
-		return w.failed(ctx, a, err, receivedAt)
+		return w.failed(ctx, a, err)
 	}
-	return w.confirmed(ctx, job, a, receipt, receivedAt)
+	return w.confirmed(ctx, job, a, receipt)
 }
 
 // claim marks the action as in flight, and opens its credential. What cannot be sent any more is ended here.
-func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (a db.Action, secret tenants.Secret, receivedAt time.Time, err error) {
+func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, error) {
+	var a taken
 	var stop error
-	err = w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
-		if a, err = tx.ActionClaim(ctx, args.ActionID, w.lease); errors.Is(err, db.ErrNotFound) {
+	err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
+		var err error
+		if a.Action, err = tx.ActionClaim(ctx, args.ActionID, w.lease); errors.Is(err, db.ErrNotFound) {
 			stop = w.whyNot(ctx, tx, args.ActionID)
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("claim action %s: %w", args.ActionID, err)
 		}
-		run, err := tx.RunGet(ctx, a.RunID)
+		if a.run, err = tx.RunGet(ctx, a.RunID); err != nil {
+			return err
+		}
+		event, err := tx.EventGet(ctx, a.run.EventID)
 		if err != nil {
 			return err
 		}
-		event, err := tx.EventGet(ctx, run.EventID)
-		if err != nil {
-			return err
-		}
-		receivedAt = event.ReceivedAt
+		a.receivedAt = event.ReceivedAt
 		var fault *action.Error
 		switch {
 		case a.Attempt > a.AttemptsMax:
 			fault = &action.Error{Kind: action.Refused, Code: reasonAttempts, Message: "Its attempts ended without an answer of the target."}
 		case a.CredentialID != nil:
-			secret, err = tx.CredentialSecret(ctx, *a.CredentialID)
+			a.secret, err = tx.CredentialSecret(ctx, *a.CredentialID)
 			if errors.Is(err, db.ErrNotFound) {
 				fault = &action.Error{Kind: action.Refused, Code: action.CodeCredential, Message: "The action's credential was deleted."}
 			} else if err != nil {
@@ -94,12 +105,12 @@ func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (a db.Action,
 			return nil
 		}
 		stop = errNothing
-		return w.end(ctx, tx, a, afterAction(fault, a))
+		return w.end(ctx, tx, &a, afterAction(fault, a.Action))
 	})
 	if err == nil {
 		err = stop
 	}
-	return a, secret, receivedAt, err
+	return &a, err
 }
 
 // whyNot tells what to do with a job whose action cannot be claimed.
@@ -132,7 +143,7 @@ func (w *actionWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID)
 }
 
 // send makes the try, outside of any transaction.
-func (w *actionWorker) send(ctx context.Context, a db.Action, secret tenants.Secret) (action.Receipt, error) {
+func (w *actionWorker) send(ctx context.Context, a *taken) (action.Receipt, error) {
 	connector, ok := w.actions.Get(a.Kind)
 	var effect action.Effect
 	if err := json.Unmarshal(a.Effect, &effect); err != nil || !ok {
@@ -140,11 +151,11 @@ func (w *actionWorker) send(ctx context.Context, a db.Action, secret tenants.Sec
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	return connector.Do(ctx, action.Send{Key: a.Key, Effect: effect, Secret: secret.Reveal(), At: w.now(), Attempt: a.Attempt})
+	return connector.Do(ctx, action.Send{Key: a.Key, Effect: effect, Secret: a.secret.Reveal(), At: w.now(), Attempt: a.Attempt})
 }
 
 // confirmed keeps the receipt, ends the run and this job, in one transaction.
-func (w *actionWorker) confirmed(ctx context.Context, job *river.Job[ActionArgs], a db.Action, receipt action.Receipt, receivedAt time.Time) error {
+func (w *actionWorker) confirmed(ctx context.Context, job *river.Job[ActionArgs], a *taken, receipt action.Receipt) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
 	kept, err := json.Marshal(receipt)
@@ -162,39 +173,43 @@ func (w *actionWorker) confirmed(ctx context.Context, job *river.Job[ActionArgs]
 	if err != nil {
 		return fmt.Errorf("confirm action %s: %w", a.ID, err)
 	}
-	w.told(ctx, a, step, receivedAt)
+	w.told(ctx, a, step)
 	return nil
 }
 
 // failed keeps what became of the try, and comes again or ends the run.
-func (w *actionWorker) failed(ctx context.Context, a db.Action, cause error, receivedAt time.Time) error {
+func (w *actionWorker) failed(ctx context.Context, a *taken, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
-	step := afterAction(cause, a)
+	step := afterAction(cause, a.Action)
 	err := w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
 	if err != nil {
 		return fmt.Errorf("keep what became of action %s: %w", a.ID, err)
 	}
-	w.told(ctx, a, step, receivedAt)
+	w.told(ctx, a, step)
 	if step.Wait > 0 {
 		return snooze{step.Wait}
 	}
 	return nil
 }
 
-// end writes a step of the action, and what it means for the run.
-func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a db.Action, s db.ActionStep) error {
-	if err := tx.ActionStep(ctx, a, s); err != nil {
+// end writes a step of the action, and what it means for the run and for the next one of its entity.
+func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a *taken, s db.ActionStep) error {
+	if err := tx.ActionStep(ctx, a.Action, s); err != nil {
 		return err
 	}
 	var err error
+	ended := true
 	switch s.State {
 	case db.ActionConfirmed:
 		err = tx.RunActed(ctx, a.RunID, db.RunDone, "", "")
 	case db.ActionFailed:
 		err = tx.RunActed(ctx, a.RunID, db.RunDead, s.Reason, s.Detail)
 	default:
-		err = tx.RunActingWait(ctx, a.RunID, s.Reason, s.Detail, s.Wait)
+		ended, err = false, tx.RunActingWait(ctx, a.RunID, s.Reason, s.Detail, s.Wait)
+	}
+	if err == nil && ended {
+		err = w.poster.HandOver(ctx, tx, a.run)
 	}
 	if !errors.Is(err, db.ErrStale) {
 		return err
@@ -207,9 +222,9 @@ func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a db.Action, s d
 	return nil
 }
 
-func (w *actionWorker) told(ctx context.Context, a db.Action, s db.ActionStep, receivedAt time.Time) {
+func (w *actionWorker) told(ctx context.Context, a *taken, s db.ActionStep) {
 	w.meters.action(ctx, a.Kind, s.State, s.Reason)
-	took := w.now().Sub(receivedAt)
+	took := w.now().Sub(a.receivedAt)
 	level := slog.LevelInfo
 	switch s.State {
 	case db.ActionConfirmed:

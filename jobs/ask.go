@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/riverqueue/river"
@@ -31,6 +32,11 @@ func (w *runWorker) ask(ctx context.Context, job *river.Job[RunArgs], c *claimed
 		return w.conclude(ctx, job, c, call, reply, false)
 	}
 	if step, err := w.settleLost(ctx, c); err != nil {
+		return err
+	} else if step != nil {
+		return w.finish(ctx, c, *step, nil)
+	}
+	if step, err := w.fetch(ctx, c); err != nil {
 		return err
 	} else if step != nil {
 		return w.finish(ctx, c, *step, nil)
@@ -125,6 +131,21 @@ type plan struct {
 // nonceBytes of randomness make a fence that a payload cannot guess.
 const nonceBytes = 16
 
+// prompt renders what the model is asked, under a fence that is made for this one call.
+func (c *claimed) prompt() (system, user string, err error) {
+	nonce := make([]byte, nonceBytes)
+	_, _ = rand.Read(nonce)
+	if system, user, err = c.automation.Prompt(EventOf(c.event), c.payload, c.state, hex.EncodeToString(nonce)); err == nil && user == "" {
+		user = emptyUser
+	}
+	return system, user, err
+}
+
+// estimate is how many tokens a prompt is, with what is sent beside it.
+func (c *claimed) estimate(system, user string) int64 {
+	return llm.EstimateTokens(system + user + string(c.automation.Spec().OutputSchema))
+}
+
 // plan renders the prompt, finds the key and the price, and keeps the call as intended. A step is returned where the run must not go on.
 func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, error) {
 	spec := c.automation.Spec()
@@ -133,21 +154,16 @@ func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, er
 	if err != nil {
 		return stop(die(reasonAutomation, "The model is not of the form provider/model."))
 	}
-	nonce := make([]byte, nonceBytes)
-	_, _ = rand.Read(nonce)
-	system, user, err := c.automation.Prompt(EventOf(c.event), c.payload, hex.EncodeToString(nonce))
+	system, user, err := c.prompt()
 	if err != nil {
 		return stop(die(reasonPrompt, "The prompt cannot be rendered: "+err.Error()))
-	}
-	if user == "" {
-		user = emptyUser
 	}
 	p := plan{provider: provider}
 	var key tenants.Secret
 	sum := sha256.Sum256([]byte(model + "\x00" + system + "\x00" + user + "\x00" + string(spec.OutputSchema)))
 	p.call = db.Call{
 		ID: tenants.NewID(), RunID: c.run.ID, Epoch: c.run.Epoch, Provider: provider, ModelAsked: model, RequestSHA256: sum[:],
-		InputEstimate: llm.EstimateTokens(system + user + string(spec.OutputSchema)), MaxOutputTokens: int64(spec.MaxOutputTokens),
+		InputEstimate: c.estimate(system, user), MaxOutputTokens: int64(spec.MaxOutputTokens),
 	}
 	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
 		key, p.call.CredentialID, p.owner, err = w.keyOf(ctx, tx, provider, spec.CredentialID)
@@ -224,13 +240,20 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 		w.log.ErrorContext(ctx, "call to a model", "error", err, "run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID))
 		e = &llm.Error{Kind: llm.KindUnavailable}
 	}
-	step := afterModel(err, tried{attempt: c.run.Attempt, attemptsMax: c.run.AttemptsMax, waits: failures(c.calls), age: w.now().Sub(c.run.CreatedAt)})
+	step := afterModel(err, c.tried(w.now()))
 	return w.finish(ctx, c, step, func(ctx context.Context, tx db.TenantTx) error {
 		if e.Sent {
 			return orphan(ctx, tx, p.call, string(e.Kind), e.Status)
 		}
 		return tx.CallFail(ctx, p.call.ID, string(e.Kind), e.Status)
 	})
+}
+
+// tried is how far the run has come.
+func (c *claimed) tried(now time.Time) tried {
+	return tried{
+		attempt: c.run.Attempt, attemptsMax: c.run.AttemptsMax, waits: failures(c.calls), claims: int(c.run.Epoch), age: now.Sub(c.run.CreatedAt),
+	}
 }
 
 // failures counts the calls before that ended without a reply.

@@ -30,6 +30,7 @@ func (w *runWorker) conclude(ctx context.Context, job *river.Job[RunArgs], c *cl
 	if err != nil {
 		return err
 	}
+	step.Detail = c.noted(step.Detail)
 	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
 		if fresh {
 			if err := w.receive(ctx, tx, call, reply); err != nil {

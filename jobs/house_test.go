@@ -22,7 +22,7 @@ import (
 )
 
 // waitMax bounds every wait of these tests for something that must come.
-const waitMax = 30 * time.Second
+const waitMax = 8 * time.Second
 
 // secret is the signing secret of the house's callbacks.
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -141,15 +141,17 @@ func (h *house) event(automation uuid.UUID, body string, changes ...func(*db.Eve
 // settings of the workers that a test may change before they start.
 type settings struct {
 	lease, timeout time.Duration
+	sweep          time.Duration
 	breaker        llm.BreakerConfig
 	keys           map[string]tenants.Secret
+	missed         *jobs.Missed
 }
 
 // work starts a worker, and stops it when the test ends.
 func (h *house) work(change ...func(*settings)) *jobs.Worker {
 	h.t.Helper()
 	s := settings{
-		lease: 5 * time.Second, timeout: 20 * time.Second,
+		lease: 5 * time.Second, timeout: 20 * time.Second, sweep: 200 * time.Millisecond,
 		keys: map[string]tenants.Secret{"scripted": tenants.NewSecret("scripted-key-0001")},
 	}
 	for _, c := range change {
@@ -159,12 +161,12 @@ func (h *house) work(change ...func(*settings)) *jobs.Worker {
 	pool, err := db.Open(context.Background(), db.PoolConfig{URL: h.base.URL, Role: db.WorkerRole, ConnsMax: 8, PlanCacheMode: "force_custom_plan"})
 	require.NoError(h.t, err)
 	w, err := jobs.NewWorker(jobs.Deps{
-		DB: h.base.Worker, River: pool, ProviderKeys: s.keys, Actions: action.New(door), Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		DB: h.base.Worker, River: pool, ProviderKeys: s.keys, Door: door, Actions: action.New(door), Missed: s.missed, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 		Models: llm.New(llm.Config{
 			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(s.timeout), BaseURL: h.provider.URL(), Now: time.Now})},
 			Breaker:   s.breaker, Timeout: s.timeout, Now: time.Now,
 		}),
-		Lease: s.lease, SweepEvery: 200 * time.Millisecond, PayloadRetention: 24 * time.Hour, ModelTimeout: s.timeout, ActionTimeout: 3 * time.Second,
+		Lease: s.lease, SweepEvery: s.sweep, PayloadRetention: 24 * time.Hour, ModelTimeout: s.timeout, ActionTimeout: 3 * time.Second,
 		RunWorkers: 8, ActionWorkers: 8, ShutdownTimeout: time.Second,
 	})
 	require.NoError(h.t, err)

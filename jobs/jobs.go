@@ -6,6 +6,7 @@ package jobs
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -47,9 +48,9 @@ type RunArgs struct {
 // Kind is River's name of the job.
 func (RunArgs) Kind() string { return "run" }
 
-// InsertOpts are the job's queue and priority.
-func (RunArgs) InsertOpts() river.InsertOpts {
-	return river.InsertOpts{Queue: runQueue, MaxAttempts: riverAttemptsMax}
+// InsertOpts are the job's queue, and when it may begin.
+func (a RunArgs) InsertOpts() river.InsertOpts {
+	return river.InsertOpts{Queue: runQueue, MaxAttempts: riverAttemptsMax, ScheduledAt: a.NotBefore}
 }
 
 // ActionArgs name an action.
@@ -73,7 +74,7 @@ type Poster struct{ client *river.Client[pgx.Tx] }
 func NewPoster(log *slog.Logger) (*Poster, error) {
 	// Without a pool the driver can do nothing outside the transactions it is given.
 	client, err := river.NewClient(riverpgxv5.New((*pgxpool.Pool)(nil)), &river.Config{
-		Logger: log, Schema: db.RiverSchema,
+		Logger: log, Schema: db.RiverSchema, Plugins: []rivertype.Plugin{&due{}},
 		// River notifies once in this time for a queue, however many jobs come: a notification takes a lock of the whole server at commit.
 		FetchCooldown: fetchCooldown,
 	})
@@ -110,6 +111,32 @@ func post[T river.JobArgs](ctx context.Context, client *river.Client[pgx.Tx], tx
 		return fmt.Errorf("add %d jobs of kind %s: %w", len(all), all[0].Kind(), err)
 	}
 	return nil
+}
+
+// due makes a job with a time of its own available at once: a fetch takes none before its time, and so finds it within a poll. River's own
+// scheduler would look at it every 5 s only, and write it once more.
+type due struct{ river.HookDefaults }
+
+// InsertBegin changes the state that River chose.
+func (*due) InsertBegin(_ context.Context, job *rivertype.JobInsertParams) error {
+	if job.State == rivertype.JobStateScheduled {
+		job.State = rivertype.JobStateAvailable
+	}
+	return nil
+}
+
+// HandOver lets the next run of an entity go on, and posts its job, where run is of serial order and has ended in the caller's transaction.
+func (p *Poster) HandOver(ctx context.Context, tx db.TenantTx, run db.Run) error {
+	if !run.Ordered(db.OrderSerial) {
+		return nil
+	}
+	next, err := tx.RunHandOver(ctx, run)
+	if errors.Is(err, db.ErrNotFound) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("hand over from run %s: %w", run.ID, err)
+	}
+	return p.PostRuns(ctx, tx.Pgx(), []RunArgs{{TenantID: tx.TenantID, RunID: next}})
 }
 
 // traceMetadata is what continued reads; nil without a trace.

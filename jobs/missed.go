@@ -32,10 +32,10 @@ const (
 	missedAsksEach    = 3
 	missedPause       = 15 * time.Minute
 	missedPauseFactor = 8
-	// missedHooksMax is how many hooks are read from the database at once, missedAtOnce how many are looked at.
+	// missedHooksMax is how many hooks are read from the database at once, missedAtOnce how many tenants' hooks are looked at.
 	missedHooksMax = 500
 	missedAtOnce   = 4
-	// missedLookMax bounds one look at one hook.
+	// missedLookMax bounds one look at one hook, and the time in which further looks at the hooks of one tenant are begun.
 	missedLookMax = 5 * time.Minute
 	// missedTicks is how often in the time between two looks it is seen whether one is due: a look is due for all workers together.
 	missedTicks = 5
@@ -45,7 +45,7 @@ const (
 type MissedConfig struct {
 	// DB works as sluice_worker.
 	DB *db.DB
-	// Door leads to the sources. Its ResponseBytesMax should be MissedPageBytesMax.
+	// Door leads to the sources.
 	Door *outbound.Door
 	Log  *slog.Logger
 	Now  func() time.Time
@@ -100,7 +100,7 @@ func (m *Missed) Look(ctx context.Context) error {
 	var looks sync.WaitGroup
 	defer looks.Wait()
 	places := make(chan struct{}, missedAtOnce)
-	for after := uuid.Nil; ; {
+	for after := (db.MissedHook{}); ; {
 		var hooks []db.MissedHook
 		err := m.DB.System(ctx, func(tx db.SystemTx) (err error) {
 			hooks, err = tx.MissedHooks(ctx, after, missedHooksMax)
@@ -109,22 +109,39 @@ func (m *Missed) Look(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list the hooks that can be asked: %w", err)
 		}
-		for _, one := range hooks {
-			after = one.EndpointID
+		for first, i := 0, 1; i <= len(hooks); i++ {
+			if i < len(hooks) && hooks[i].TenantID == hooks[first].TenantID {
+				continue
+			}
 			select {
 			case places <- struct{}{}:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+			of := hooks[first:i]
+			first = i
 			looks.Go(func() {
 				defer func() { <-places }()
-				if err := m.look(ctx, one); err != nil && ctx.Err() == nil {
-					m.Log.WarnContext(ctx, "missed events: a look failed", "endpoint", subjectOf(one), "error", err)
-				}
+				m.turn(ctx, of)
 			})
 		}
 		if len(hooks) < missedHooksMax {
 			return nil
+		}
+		after = hooks[len(hooks)-1]
+	}
+}
+
+// turn looks at the hooks of one tenant, one after another and for so long, so that a tenant with many slow ones does not hold the others up.
+func (m *Missed) turn(ctx context.Context, hooks []db.MissedHook) {
+	turn, cancel := context.WithTimeout(ctx, missedLookMax)
+	defer cancel()
+	for _, one := range hooks {
+		if turn.Err() != nil {
+			return
+		}
+		if err := m.look(ctx, one); err != nil && ctx.Err() == nil {
+			m.Log.WarnContext(ctx, "missed events: a look failed", "endpoint", subjectOf(one), "error", err)
 		}
 	}
 }
@@ -136,72 +153,71 @@ func (m *Missed) look(ctx context.Context, of db.MissedHook) error {
 	if m.rests(of.EndpointID) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, missedLookMax)
-	defer cancel()
 	var check db.MissedCheck
-	var asked *hook
 	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
-		if check, err = tx.MissedClaim(ctx, of.EndpointID, m.Every); err != nil {
-			return err
-		}
-		asked, err = m.open(ctx, tx, of)
+		check, err = tx.MissedClaim(ctx, of.EndpointID, m.Every)
 		return err
 	})
-	switch {
-	case errors.Is(err, db.ErrNotFound):
+	if errors.Is(err, db.ErrNotFound) {
 		return nil // not due, or another worker's
-	case asked == nil && err == nil:
-		return m.conclude(ctx, of, time.Time{}, noCredential(of))
-	case err != nil:
+	}
+	if err != nil {
 		return fmt.Errorf("begin a look: %w", err)
+	}
+	asked, err := m.open(ctx, of)
+	if err != nil {
+		return m.conclude(ctx, of, time.Time{}, err)
 	}
 	now := m.Now()
 	since := now.Add(-missedWithin)
 	if check.SeenUntil != nil && check.SeenUntil.Add(-missedOverlap).After(since) {
 		since = check.SeenUntil.Add(-missedOverlap)
 	}
-	found, fault := asked.list(ctx, since)
+	// What GitHub is asked has a bound in time; what is known by then is written all the same.
+	bounded, cancel := context.WithTimeout(ctx, missedLookMax)
+	defer cancel()
+	found, fault := asked.list(bounded, since)
 	if err := m.keep(ctx, of, found, now); err != nil {
 		return err
 	}
 	until := time.Time{}
-	if f := asFault(fault); f == nil || !f.stop {
+	if f := asFault(fault); fault == nil || f != nil && !f.stop {
 		// What could not be looked through for want of a bound is told, and not tried again: the next look would end at the same place.
 		if until = found.newest; until.After(now) {
 			until = now
 		}
-		if asking := m.askAll(ctx, of, asked); asking != nil && (fault == nil || asFault(asking).stops()) {
+		if asking := m.askAll(bounded, of, asked); asking != nil && (fault == nil || asFault(asking).stops()) {
 			fault = asking
 		}
 	}
 	return m.conclude(ctx, of, until, fault)
 }
 
-// noCredential is the fault of settings whose credential is gone, or is of another kind by now.
-func noCredential(of db.MissedHook) error {
-	return &hookFault{text: "The credential " + of.Credential + " cannot be used: it is not there, or its secret is not what GitHub takes.", stop: true}
-}
-
-// open makes the hook with its credential; nil if there is none that can be used.
-func (m *Missed) open(ctx context.Context, tx db.TenantTx, of db.MissedHook) (*hook, error) {
+// open makes the hook with its credential. A credential that is gone, or is of another kind by now, is a fault.
+func (m *Missed) open(ctx context.Context, of db.MissedHook) (*hook, error) {
+	unusable := &hookFault{text: "The credential " + of.Credential + " cannot be used: it is not there, or its secret is not what GitHub takes.", stop: true}
 	id, ok := tenants.ParseID(tenants.CredentialPrefix, of.Credential)
 	if !ok {
-		return nil, nil
+		return nil, unusable
 	}
-	credential, err := tx.CredentialGet(ctx, id)
+	var credential db.Credential
+	var secret tenants.Secret
+	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
+		if credential, err = tx.CredentialGet(ctx, id); err != nil {
+			return err
+		}
+		secret, err = tx.CredentialSecret(ctx, id)
+		return err
+	})
 	if errors.Is(err, db.ErrNotFound) || err == nil && !slices.Contains(GitHubKinds(), credential.Kind) {
-		return nil, nil
+		return nil, unusable
 	}
 	if err != nil {
-		return nil, err
-	}
-	secret, err := tx.CredentialSecret(ctx, id)
-	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the credential of a hook: %w", err)
 	}
 	bearer, err := githubBearer(credential.Kind, secret.Reveal(), m.Now())
 	if err != nil {
-		return nil, nil //nolint:nilerr // the look ends with a fault that says so
+		return nil, unusable
 	}
 	return &hook{door: m.Door, address: of.Hook, bearer: bearer, now: m.Now}, nil
 }
@@ -239,45 +255,53 @@ func (m *Missed) count(ctx context.Context, step string, n int64) {
 	}
 }
 
-// askAll asks for what is due to be asked for, one after another. It returns the first fault that ends the asking, else the last one.
+// askAll asks for what is due to be asked for, one after another. It returns the fault that ended the asking, else the last one.
 func (m *Missed) askAll(ctx context.Context, of db.MissedHook, asked *hook) error {
 	var last error
 	for n := range missedAsksMax {
 		if n > 0 && !pause(ctx, m.Pause) {
 			return last
 		}
-		var event db.MissedEvent
-		err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
-			event, err = tx.MissedEventClaim(ctx, of.EndpointID, db.MissedAsking{
-				Within: missedWithin, Max: missedAsksEach, Pause: missedPause, Factor: missedPauseFactor,
-			})
-			return err
-		})
+		err := m.askNext(ctx, of, asked)
 		if errors.Is(err, db.ErrNotFound) {
 			return last
 		}
 		if err != nil {
-			return fmt.Errorf("take an event to ask for: %w", err)
-		}
-		err = asked.ask(ctx, event.Delivery)
-		if err == nil {
-			m.count(ctx, "asked", 1)
-			continue
-		}
-		last = err
-		f := asFault(err)
-		if f != nil && f.untaken {
-			if err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) error {
-				return tx.MissedEventUnask(ctx, of.EndpointID, event.SourceEventID)
-			}); err != nil {
-				return fmt.Errorf("take an ask back: %w", err)
+			last = err
+			if asFault(err).stops() {
+				return last
 			}
-		}
-		if f.stops() {
-			return last
 		}
 	}
 	return last
+}
+
+// askNext asks for the next event that is due; db.ErrNotFound says that none is. The ask is counted before it is made, and taken back where GitHub
+// certainly did not take it.
+func (m *Missed) askNext(ctx context.Context, of db.MissedHook, asked *hook) error {
+	var event db.MissedEvent
+	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
+		event, err = tx.MissedEventClaim(ctx, of.EndpointID, db.MissedAsking{
+			Within: missedWithin, Max: missedAsksEach, Pause: missedPause, Factor: missedPauseFactor,
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("take an event to ask for: %w", err)
+	}
+	fault := asked.ask(ctx, event.Delivery)
+	if fault == nil {
+		m.count(ctx, "asked", 1)
+		return nil
+	}
+	if f := asFault(fault); f != nil && f.untaken {
+		if err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) error {
+			return tx.MissedEventUnask(ctx, of.EndpointID, event.SourceEventID)
+		}); err != nil {
+			return fmt.Errorf("take an ask back: %w", err)
+		}
+	}
+	return fault
 }
 
 // pause waits, and says whether it waited to the end.
@@ -309,7 +333,7 @@ func (m *Missed) conclude(ctx context.Context, of db.MissedHook, until time.Time
 			return err
 		}
 		switch {
-		case f == nil:
+		case f == nil || f.single:
 			return tx.AlertEnd(ctx, db.AlertMissedUnreadable, subjectOf(of))
 		case f.rest > 0:
 			return nil

@@ -23,8 +23,8 @@ const (
 	missedPageRows = 100
 	// missedPagesMax bounds one look: 10,000 deliveries, two requests of a hundred a day in GitHub's rate limit of 5,000 an hour.
 	missedPagesMax = 100
-	// MissedPageBytesMax is the body of one page that is still read: a hundred deliveries are about 40 KB.
-	MissedPageBytesMax = 1 << 20
+	// missedPageBytesMax bounds the body of one page: a hundred deliveries are about 40 KB.
+	missedPageBytesMax = 1 << 20
 
 	guidBytesMax   = 100
 	cursorBytesMax = 512
@@ -59,6 +59,8 @@ type hookFault struct {
 	untaken bool
 	// stop says that the next request would end the same way.
 	stop bool
+	// single says that it is about one delivery and no other.
+	single bool
 }
 
 func (f *hookFault) Error() string { return f.text }
@@ -77,7 +79,7 @@ func (h *hook) do(ctx context.Context, method, address string, wanted int) (outb
 	header.Set("Accept", githubAccept)
 	header.Set("Authorization", "Bearer "+h.bearer)
 	header.Set("X-Github-Api-Version", githubAPIVersion)
-	res, err := h.door.Do(ctx, outbound.Request{Method: method, URL: address, Header: header})
+	res, err := h.door.Do(ctx, outbound.Request{Method: method, URL: address, Header: header, ResponseBytesMax: missedPageBytesMax})
 	if failed, ok := errors.AsType[*outbound.Error](err); ok {
 		return res, &hookFault{text: "GitHub could not be asked: " + failed.Error() + ".", untaken: !failed.Sent, stop: true}
 	}
@@ -112,7 +114,7 @@ func statusFault(method string, status int) *hookFault {
 		return &hookFault{text: fmt.Sprintf("GitHub answered %d: the hook has another address, to which nothing is sent. Set redeliver_hook to it.", status), untaken: true, stop: true}
 	case status/100 == 4 && asking:
 		// This one delivery cannot be had again. It counts as asked for, so that the asking ends; the next one may well be had.
-		return &hookFault{text: fmt.Sprintf("GitHub answered %d when it was asked for a delivery again.", status)}
+		return &hookFault{text: fmt.Sprintf("GitHub answered %d when it was asked for a delivery again.", status), single: true}
 	}
 	return &hookFault{text: fmt.Sprintf("GitHub answered %d.", status), stop: true}
 }
@@ -152,7 +154,7 @@ func (h *hook) page(ctx context.Context, cursor string) ([]hookDelivery, string,
 		return nil, "", err
 	}
 	if res.Truncated {
-		return nil, "", &hookFault{text: fmt.Sprintf("GitHub's list of deliveries did not end within %d bytes or in time.", MissedPageBytesMax), stop: true}
+		return nil, "", &hookFault{text: fmt.Sprintf("GitHub's list of deliveries did not end within %d bytes or in time.", missedPageBytesMax), stop: true}
 	}
 	var rows []hookDelivery
 	if err := json.Unmarshal(res.Body, &rows); err != nil {
@@ -213,8 +215,6 @@ type looked struct {
 	accepted []string
 	// newest is when the newest attempt was made; zero if there is none.
 	newest time.Time
-	// whole says that everything down to since was seen.
-	whole bool
 }
 
 // list looks through the deliveries that were made after since, newest first. What was found until a fault is given with the fault.
@@ -229,7 +229,6 @@ func (h *hook) list(ctx context.Context, since time.Time) (looked, error) {
 			return out.sorted(accepted), err
 		}
 		if next == "" || len(rows) == 0 || oldest.Before(since) {
-			out.whole = true
 			return out.sorted(accepted), nil
 		}
 		cursor = next

@@ -2,7 +2,9 @@ package jobs
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -11,6 +13,7 @@ import (
 	"sluice/db"
 	"sluice/jobs/action"
 	"sluice/jobs/llm"
+	"sluice/jobs/outbound"
 )
 
 // This file turns what went wrong into what follows: wait (no attempt is spent), retry (one is), or stop.
@@ -33,24 +36,33 @@ const (
 
 // The reasons of runs that are born in this room; those of actions are born in jobs/action.
 const (
-	reasonAttempts    = "attempts.exhausted"
-	reasonAutomation  = "automation.invalid"
-	reasonCancelled   = "worker.stopped"
-	reasonInternal    = "internal"
-	reasonNoKey       = "provider.no_credential"
-	reasonPayload     = "payload.malformed"
-	reasonPending     = "action.pending"
-	reasonPrice       = "price.unknown"
-	reasonPrompt      = "prompt.invalid"
-	reasonRefused     = "output.refused"
-	reasonReplyLost   = "provider.reply_lost"
-	reasonSchema      = "output.schema"
-	reasonShadow      = "shadow"
-	reasonSuspended   = "tenant.suspended"
-	reasonTruncated   = "output.truncated"
-	reasonUnfinished  = "output.unfinished"
-	reasonActionBody  = "action.body"
-	providerReasonDot = "provider."
+	reasonAttempts       = "attempts.exhausted"
+	reasonAutomation     = "automation.invalid"
+	reasonCancelled      = "worker.stopped"
+	reasonInternal       = "internal"
+	reasonNoKey          = "provider.no_credential"
+	reasonPayload        = "payload.malformed"
+	reasonPending        = "action.pending"
+	reasonPrice          = "price.unknown"
+	reasonPrompt         = "prompt.invalid"
+	reasonRefused        = "output.refused"
+	reasonReplyLost      = "provider.reply_lost"
+	reasonSchema         = "output.schema"
+	reasonShadow         = "shadow"
+	reasonSuspended      = "tenant.suspended"
+	reasonTruncated      = "output.truncated"
+	reasonUnfinished     = "output.unfinished"
+	reasonActionBody     = "action.body"
+	reasonFetchBlocked   = "fetch.blocked"
+	reasonFetchFailed    = "fetch.failed"
+	reasonFetchMalformed = "fetch.malformed"
+	reasonFetchNoKey     = "fetch.no_credential"
+	reasonFetchNotFound  = "fetch.not_found"
+	reasonFetchRedirect  = "fetch.redirect"
+	reasonFetchRefused   = "fetch.refused"
+	reasonFetchTooLarge  = "fetch.too_large"
+	reasonFetchURL       = "fetch.url"
+	providerReasonDot    = "provider."
 )
 
 // snoozeMin is the shortest snooze: a job that came a moment early must not spin.
@@ -84,6 +96,8 @@ type tried struct {
 	attempt, attemptsMax int
 	// waits is how many calls have ended in a wait, or failed, before.
 	waits int
+	// claims is how often the run was taken up.
+	claims int
 	// age is how long ago the run was made.
 	age time.Duration
 }
@@ -161,6 +175,51 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 		return otherwise
 	}
 	return d
+}
+
+// afterFetch says what follows of an answer of the source, nil where it holds the state. An answer of "not found" is the automation's to judge.
+func afterFetch(res outbound.Response, t tried, at time.Time) *db.RunStep {
+	answered := fmt.Sprintf("The source answered %d to the fetch", res.Status)
+	patience := action.RetryAfter(res.Header, at)
+	t.waits = t.claims - 1 // a fetch that waits leaves no call to count
+	var step db.RunStep
+	switch {
+	case res.Status == http.StatusTooManyRequests:
+		step = waitOrDie(reasonFetchFailed, answered+": it asked to be asked less often.", orDefault(patience, rateLimitWait), t)
+	case res.Status == http.StatusRequestTimeout, res.Status == http.StatusTooEarly, res.Status >= http.StatusInternalServerError:
+		if step = retryOrDie(reasonFetchFailed, answered+".", t.attempt, t.attempt < t.attemptsMax); step.Status == db.RunWaiting {
+			step.Wait = max(step.Wait, patience)
+		}
+	case res.Status == http.StatusUnauthorized, res.Status == http.StatusForbidden:
+		step = die(reasonFetchRefused, answered+": its credential is missing, wrong, or may not read this.")
+	case res.Status >= http.StatusBadRequest:
+		step = die(reasonFetchRefused, answered+".")
+	case res.Status >= http.StatusMultipleChoices:
+		step = die(reasonFetchRedirect, answered+", and redirects are not followed: name the address that it leads to.")
+	case res.Truncated && len(res.Body) >= fetchBytesMax:
+		step = die(reasonFetchTooLarge, fmt.Sprintf("What the source answered to the fetch is longer than %d bytes.", fetchBytesMax))
+	case res.Truncated:
+		step = retryOrDie(reasonFetchFailed, answered+", and did not come to its end.", t.attempt, t.attempt < t.attemptsMax)
+	default:
+		return nil
+	}
+	return &step
+}
+
+// afterNoFetch says what follows where a fetch got no answer.
+func afterNoFetch(err error, t tried) db.RunStep {
+	var e *outbound.Error
+	if !errors.As(err, &e) {
+		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", t.attempt, t.attempt < t.attemptsMax)
+	}
+	switch e.Kind { //nolint:exhaustive // the others may pass
+	case outbound.Canceled:
+		return db.RunStep{Status: db.RunQueued, Reason: reasonCancelled, Detail: "The worker was stopped; another one takes the run up.", Refund: true}
+	case outbound.BadURL, outbound.Blocked:
+		return die(reasonFetchBlocked, "The address of the fetch is not allowed: "+e.Error()+".")
+	default:
+		return retryOrDie(reasonFetchFailed, "The fetch got no answer: "+e.Error()+".", t.attempt, t.attempt < t.attemptsMax)
+	}
 }
 
 // afterOutput says why an answer of the model cannot be used, or returns its value.

@@ -8,6 +8,9 @@ import (
 	"sluice/db"
 )
 
+// analyzeEvery is how often tables are looked for that have outgrown what the planner knows of them.
+const analyzeEvery = 5 * time.Second
+
 // partitionsEvery is how often the days of the raw bodies are looked after; days ahead are kept ready, so a missed time does not matter.
 const partitionsEvery = 15 * time.Minute
 
@@ -20,15 +23,29 @@ type retention struct {
 
 // loop looks after them now and then, until ctx ends.
 func (r *retention) loop(ctx context.Context) {
-	ticker := time.NewTicker(partitionsEvery)
-	defer ticker.Stop()
+	r.keep(ctx)
+	partitions, statistics := time.NewTicker(partitionsEvery), time.NewTicker(analyzeEvery)
+	defer partitions.Stop()
+	defer statistics.Stop()
 	for {
-		r.keep(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-partitions.C:
+			r.keep(ctx)
+		case <-statistics.C:
+			r.analyze(ctx)
 		}
+	}
+}
+
+func (r *retention) analyze(ctx context.Context) {
+	err := r.db.System(ctx, func(tx db.SystemTx) error {
+		_, err := tx.AnalyzeYoung(ctx)
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		r.log.WarnContext(ctx, "the statistics of young tables were not brought up to date", "error", err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"sluice/db"
 	"sluice/jobs/action"
 	"sluice/jobs/llm"
+	"sluice/jobs/outbound"
 	"sluice/tenants"
 )
 
@@ -35,6 +36,7 @@ type runWorker struct {
 	lease    time.Duration
 	timeout  time.Duration
 	compiled *Compiled
+	door     *outbound.Door
 }
 
 // Timeout bounds the whole job.
@@ -47,6 +49,9 @@ type claimed struct {
 	payload    any
 	automation *automations.Compiled
 	calls      []db.Call
+	// state is what was fetched, and fetched a sentence about it; nil and "" where the automation fetches nothing.
+	state   any
+	fetched string
 }
 
 // Work takes one run as far as it goes.
@@ -62,6 +67,7 @@ func (w *runWorker) Work(ctx context.Context, job *river.Job[RunArgs]) error {
 func (w *runWorker) claim(ctx context.Context, args RunArgs) (*claimed, error) {
 	var c claimed
 	var stop error
+	var skipped *db.RunStep
 	err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
 		var err error
 		if c.run, err = tx.RunClaim(ctx, args.RunID, w.lease); errors.Is(err, db.ErrNotFound) {
@@ -69,6 +75,10 @@ func (w *runWorker) claim(ctx context.Context, args RunArgs) (*claimed, error) {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("claim run %s: %w", args.RunID, err)
+		}
+		if behind, err := w.behind(ctx, tx, c.run); err != nil || behind {
+			stop = errNothing
+			return err
 		}
 		loaded, err := tx.RunLoad(ctx, c.run)
 		if err != nil {
@@ -84,14 +94,26 @@ func (w *runWorker) claim(ctx context.Context, args RunArgs) (*claimed, error) {
 			return w.step(ctx, tx, c.run, die(reasonAttempts, "Its attempts ended without an outcome: "+c.run.Detail))
 		}
 		fault, err := w.load(ctx, tx, loaded, &c)
-		if err != nil || fault == nil {
+		if err != nil {
 			return err
+		}
+		if skipped, err = w.superseded(ctx, tx, &c); err != nil {
+			return err
+		}
+		if skipped != nil {
+			fault = skipped
+		}
+		if fault == nil {
+			return nil
 		}
 		stop = errNothing
 		return w.step(ctx, tx, c.run, *fault)
 	})
 	if err != nil {
 		return nil, err
+	}
+	if skipped != nil {
+		w.told(ctx, &c, *skipped)
 	}
 	return &c, stop
 }
@@ -180,12 +202,15 @@ func (w *runWorker) hold(ctx context.Context, job *river.Job[RunArgs], c *claime
 	return err
 }
 
-// step ends the hold of a run in the caller's transaction, and says so.
+// step ends the hold of a run in the caller's transaction; where the run ends with it, the next one of its entity goes on.
 func (w *runWorker) step(ctx context.Context, tx db.TenantTx, run db.Run, s db.RunStep) error {
 	if err := tx.RunStep(ctx, run.ID, run.Epoch, s); err != nil {
 		return fmt.Errorf("end the hold of run %s as %s: %w", run.ID, s.Status, err)
 	}
-	return nil
+	if !s.Status.Ended() {
+		return nil
+	}
+	return w.poster.HandOver(ctx, tx, run)
 }
 
 // told logs and counts a step after its transaction.
@@ -210,6 +235,7 @@ func (w *runWorker) finish(ctx context.Context, c *claimed, s db.RunStep, with f
 	// Also when this process is being stopped: what happened must be written, and the lease would be lost time.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
+	s.Detail = c.noted(s.Detail)
 	err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
 		if with != nil {
 			if err := with(ctx, tx); err != nil {

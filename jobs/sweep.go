@@ -2,8 +2,11 @@ package jobs
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/google/uuid"
 
 	"sluice/db"
 )
@@ -13,6 +16,13 @@ const sweepMax = 500
 
 // sweepTimeout bounds one sweep.
 const sweepTimeout = 30 * time.Second
+
+// Alerts that nobody begins anew end by themselves: a flood of refusals after its last minute; a hook that could not be read when nobody looks at it
+// any more, since its endpoint or its settings are gone.
+const (
+	rejectionsQuiet       = 10 * time.Minute
+	missedUnreadableQuiet = 24 * time.Hour
+)
 
 // sweeper finds runs and actions that should have gone on and that no live job stands for: their worker was killed, or River gave up their job.
 // Our table is the truth and River is the clock, so they are given another job; one too many does no harm, since a claim is refused.
@@ -42,7 +52,8 @@ func (s *sweeper) loop(ctx context.Context, every time.Duration) {
 func (s *sweeper) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	return s.db.System(ctx, func(tx db.SystemTx) error {
+	var lines []uuid.UUID
+	err := s.db.System(ctx, func(tx db.SystemTx) error {
 		mine, err := tx.SweepLock(ctx)
 		if err != nil || !mine {
 			return err
@@ -73,6 +84,12 @@ func (s *sweeper) sweep(ctx context.Context) error {
 			s.log.WarnContext(ctx, "sweep: gave a job to what nobody worked on", "runs", len(runs), "actions", len(actions))
 			s.meters.stranded.Add(ctx, int64(len(runs)+len(actions)))
 		}
+		if err := s.endAlerts(ctx, tx); err != nil {
+			return err
+		}
+		if lines, err = tx.RunLines(ctx, s.grace, sweepMax); err != nil {
+			return err
+		}
 		backlog, err := tx.Backlog(ctx)
 		if err != nil {
 			return err
@@ -80,4 +97,54 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		s.meters.setBacklog(backlog)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return s.lines(ctx, lines)
+}
+
+func (s *sweeper) endAlerts(ctx context.Context, tx db.SystemTx) error {
+	for kind, quiet := range map[string]time.Duration{db.AlertRejections: rejectionsQuiet, db.AlertMissedUnreadable: missedUnreadableQuiet} {
+		ended, err := tx.AlertsEnd(ctx, kind, quiet)
+		if err != nil {
+			return err
+		}
+		if ended > 0 {
+			s.log.InfoContext(ctx, "sweep: alerts ended", "kind", kind, "count", ended)
+		}
+	}
+	return nil
+}
+
+// lines wakes runs that wait for their turn although nothing is in front of them any more. Who ends hands over, so this is for the endpoint
+// whose settings were changed, and for what nobody thought of.
+func (s *sweeper) lines(ctx context.Context, of []uuid.UUID) error {
+	for _, tenantID := range of {
+		var forgotten []db.Run
+		err := s.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
+			forgotten, err = tx.RunForgotten(ctx, s.grace, sweepMax)
+			return err
+		})
+		if err == nil {
+			err = s.wake(ctx, tenantID, forgotten)
+		}
+		if err != nil {
+			return fmt.Errorf("wake what waits for its turn: %w", err)
+		}
+	}
+	return nil
+}
+
+// wake hands over to each, in a transaction of its own: each takes the lock of one entity.
+func (s *sweeper) wake(ctx context.Context, tenantID uuid.UUID, runs []db.Run) error {
+	if len(runs) > 0 {
+		s.log.WarnContext(ctx, "sweep: woke runs that nothing is in front of", "runs", len(runs))
+		s.meters.stranded.Add(ctx, int64(len(runs)))
+	}
+	for _, run := range runs {
+		if err := s.db.Tenant(ctx, tenantID, func(tx db.TenantTx) error { return s.poster.HandOver(ctx, tx, run) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }

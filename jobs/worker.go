@@ -16,6 +16,7 @@ import (
 	"sluice/db"
 	"sluice/jobs/action"
 	"sluice/jobs/llm"
+	"sluice/jobs/outbound"
 	"sluice/tenants"
 )
 
@@ -41,10 +42,14 @@ type Deps struct {
 	Models *llm.Client
 	// ProviderKeys are the operator's own API keys, by provider, for tenants that brought none.
 	ProviderKeys map[string]tenants.Secret
+	// Door is the way to what automations fetch.
+	Door *outbound.Door
 	// Actions are the connectors.
 	Actions *action.Set
-	Log     *slog.Logger
-	Now     func() time.Time
+	// Missed asks sources for what never arrived; nil asks none.
+	Missed *Missed
+	Log    *slog.Logger
+	Now    func() time.Time
 	// Lease is how long a run belongs to a worker that does not report back; it reports at a third of it.
 	Lease time.Duration
 	// SweepEvery is how often runs that nobody works on are looked for.
@@ -74,6 +79,9 @@ func NewWorker(d Deps) (*Worker, error) {
 	if d.Lease <= 0 || d.SweepEvery <= 0 || d.PayloadRetention <= 0 || d.ModelTimeout <= 0 || d.ActionTimeout <= 0 || d.RunWorkers <= 0 || d.ActionWorkers <= 0 {
 		return nil, errors.New("make a worker: lease, sweep, retention, timeouts and worker counts must be above 0")
 	}
+	if d.Door == nil {
+		return nil, errors.New("make a worker: there is no door to fetch through")
+	}
 	poster, err := NewPoster(d.Log)
 	if err != nil {
 		return nil, err
@@ -85,10 +93,10 @@ func NewWorker(d Deps) (*Worker, error) {
 	kinds := river.NewWorkers()
 	river.AddWorker(kinds, &runWorker{
 		db: d.DB, models: d.Models, keys: d.ProviderKeys, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m,
-		lease: d.Lease, timeout: d.ModelTimeout + jobMargin, compiled: NewCompiled(),
+		lease: d.Lease, timeout: d.ModelTimeout + jobMargin, compiled: NewCompiled(), door: d.Door,
 	})
 	river.AddWorker(kinds, &actionWorker{
-		db: d.DB, actions: d.Actions, log: d.Log, now: d.Now, meters: m, timeout: d.ActionTimeout, lease: d.ActionTimeout + d.Lease,
+		db: d.DB, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m, timeout: d.ActionTimeout, lease: d.ActionTimeout + d.Lease,
 	})
 	jobTimeout := max(d.ModelTimeout, d.ActionTimeout) + jobMargin
 	client, err := river.NewClient(riverpgxv5.New(d.River), &river.Config{
@@ -124,6 +132,9 @@ func (w *Worker) Start(ctx context.Context) error {
 		defer close(w.swept)
 		var loops sync.WaitGroup
 		loops.Go(func() { w.keeper.loop(running) })
+		if w.deps.Missed != nil {
+			loops.Go(func() { w.deps.Missed.loop(running) })
+		}
 		w.sweeper.loop(running, w.deps.SweepEvery)
 		loops.Wait()
 	}()

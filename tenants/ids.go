@@ -10,6 +10,7 @@ import (
 // The prefixes of ids as people see them.
 const (
 	ActionPrefix     = "act"
+	AlertPrefix      = "alt"
 	AutomationPrefix = "aut"
 	CallPrefix       = "cal"
 	CredentialPrefix = "crd"

@@ -12,7 +12,7 @@ import (
 )
 
 var prefixes = []string{
-	tenants.ActionPrefix, tenants.AutomationPrefix, tenants.CallPrefix, tenants.CredentialPrefix, tenants.EndpointPrefix, tenants.EntryPrefix,
+	tenants.ActionPrefix, tenants.AlertPrefix, tenants.AutomationPrefix, tenants.CallPrefix, tenants.CredentialPrefix, tenants.EndpointPrefix, tenants.EntryPrefix,
 	tenants.EventPrefix, tenants.KeyPrefix, tenants.RunPrefix, tenants.SecretPrefix, tenants.TenantPrefix,
 }
 

@@ -29,6 +29,12 @@ var mtlsHeader = Source{
 		"A sample can be tried only through the proxy with the client's certificate.",
 	},
 	BodyMax: 1 << 20,
+	ProxyHeader: func(s Settings) string {
+		if set, ok := s.(*mtlsSettings); ok {
+			return set.header
+		}
+		return ""
+	},
 
 	Verify: func(r Request, secrets []string, s Settings) (int, error) {
 		set, ok := s.(*mtlsSettings)

@@ -60,6 +60,12 @@ var salesforce = Source{
 			`"><Ack>true</Ack></notificationsResponse></soapenv:Body></soapenv:Envelope>`),
 	},
 
+	ProxyHeader: func(s Settings) string {
+		if set, ok := s.(*salesforceSettings); ok && set.auth == salesforceMTLS {
+			return set.header
+		}
+		return ""
+	},
 	Verify:        salesforceVerify,
 	Events:        salesforceEvents,
 	Samples:       salesforceSamples,

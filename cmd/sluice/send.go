@@ -41,10 +41,14 @@ type sendCommand struct {
 	Count        int           `name:"count" default:"1" help:"How many deliveries to make, one after another."`
 	Every        time.Duration `name:"every" default:"0s" help:"The pause between two deliveries."`
 	BadSignature bool          `name:"bad-signature" help:"Change the body after it was signed."`
+	NewKey       bool          `name:"new-key" help:"Make a key for a source that signs with one whose other half it publishes: prints the endpoint's secret, and what to give as --secret."`
 }
 
 // Run lists the samples, or sends one.
 func (c *sendCommand) Run(ctx context.Context, std streams, lookup environment) error {
+	if c.NewKey {
+		return newKey(std.out, c.Source)
+	}
 	if c.Event == "" {
 		return listSamples(std.out, c.Source)
 	}
@@ -120,10 +124,39 @@ func (c *sendCommand) check(s source.Source, lookup environment) (source.Setting
 	if len(faults) > 0 {
 		return nil, usageError{errors.Join(faults...)}
 	}
+	if s.Trial != nil {
+		// The secret is the half that signs, which no endpoint has; Sign says if it is none.
+		return settings, onlyTheSource(s)
+	}
 	if err := s.CheckSecret(c.Secret, settings); err != nil {
 		return nil, usage("--secret (%s): %w", sendSecretEnv, err)
 	}
 	return settings, nil
+}
+
+// onlyTheSource refuses a source whose certificate nobody else has.
+func onlyTheSource(s source.Source) error {
+	if s.CertificateURL == nil {
+		return nil
+	}
+	return usage("SOURCE: only %s can sign for %s, with its certificate; POST /v1/endpoints/{id}/test sends a sample through the same door", s.Title, s.Name)
+}
+
+// newKey makes both halves of a key.
+func newKey(out io.Writer, name string) error {
+	s, known := source.Get(name)
+	if !known || s.Trial == nil {
+		return usage("SOURCE: %q has no key of two halves; its endpoint's secret signs", name)
+	}
+	if err := onlyTheSource(s); err != nil {
+		return err
+	}
+	key, err := s.Trial()
+	if err != nil {
+		return fmt.Errorf("make a key: %w", err)
+	}
+	_, err = fmt.Fprintf(out, "the endpoint's secret: %s\n--secret (%s): %s\n", key.Verify, sendSecretEnv, key.Sign)
+	return err
 }
 
 func (c *sendCommand) readBody(in io.Reader) ([]byte, error) {
@@ -170,6 +203,10 @@ func postSigned(ctx context.Context, client *http.Client, s source.Source, in so
 		return doorAnswer{}, usage("--url: %w", err)
 	}
 	request.Header = signed.Header
+	if s.ProxyHeader != nil && s.ProxyHeader(in.Settings) != "" {
+		// What the proxy in front would say; where there is one, it writes over this.
+		request.Header.Set(s.ProxyHeader(in.Settings), in.Secret)
+	}
 	response, err := client.Do(request)
 	if err != nil {
 		return doorAnswer{}, fmt.Errorf("deliver: %w", err)

@@ -83,16 +83,20 @@ type Receipt struct {
 
 // A Set holds the connectors.
 type Set struct {
+	door *outbound.Door
 	list []Connector
 }
 
 // New makes the connectors. All that they send goes through the door.
 func New(door *outbound.Door) *Set {
-	return &Set{list: []Connector{ // add yours here, alphabetical
+	return &Set{door: door, list: []Connector{ // add yours here, alphabetical
 		callback{door: door},
 		none{},
 	}}
 }
+
+// CheckURL tells whether a tenant may save an address that is asked through the same door. The error's text is for the tenant.
+func (s *Set) CheckURL(address string) error { return s.door.CheckURL(address) }
 
 // Get returns the connector of a kind.
 func (s *Set) Get(kind string) (Connector, bool) {

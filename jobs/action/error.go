@@ -120,14 +120,14 @@ func answered(res outbound.Response, at time.Time) *Error {
 		e.Code, e.Kind = CodeStatus5xx, Retry
 	}
 	if e.Kind == Retry {
-		e.RetryAfter = retryAfter(res.Header, at)
+		e.RetryAfter = RetryAfter(res.Header, at)
 	}
 	return e
 }
 
-// retryAfter reads the header of that name, seconds or a date (RFC 9110, section 10.2.3). A date is measured from the
+// RetryAfter reads the header of that name, seconds or a date (RFC 9110, section 10.2.3). A date is measured from the
 // target's own clock where it shows it, so that a difference between the clocks does not matter.
-func retryAfter(h http.Header, at time.Time) time.Duration {
+func RetryAfter(h http.Header, at time.Time) time.Duration {
 	written := strings.TrimSpace(h.Get("Retry-After"))
 	if written == "" {
 		return 0

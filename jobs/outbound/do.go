@@ -13,13 +13,15 @@ type Request struct {
 	URL    string
 	Header http.Header // User-Agent is Sluice/1 where it is not set
 	Body   []byte
+	// ResponseBytesMax, if not 0, caps what is kept of the answer's body in place of the door's own limit.
+	ResponseBytesMax int64
 }
 
 // A Response is what a tenant's target answered. Nothing in it can be trusted.
 type Response struct {
 	Status int // 200 to 599; a redirect is an answer like any other and is not followed
 	Header http.Header
-	Body   []byte // as it came over the wire, unpacked by nobody, at most Config.ResponseBytesMax
+	Body   []byte // as it came over the wire, unpacked by nobody, at most ResponseBytesMax
 	// Truncated tells that the body was longer, or did not end in time. That is no error: the status says what the target
 	// did, and an endless answer must not turn an effect that was made into one that is tried again.
 	Truncated bool
@@ -48,6 +50,10 @@ func (d *Door) Do(ctx context.Context, r Request) (Response, error) {
 	through := d.overTLS
 	if target.Scheme == "http" {
 		through = d.plain
+	}
+	if r.ResponseBytesMax > 0 {
+		sized := *through
+		sized.bytesMax, through = r.ResponseBytesMax, &sized
 	}
 	res, err := through.RoundTrip(req)
 	if err != nil {
