@@ -34,6 +34,8 @@ type Deps struct {
 	IntakeFlushers int
 	// IntakeBatch is how many deliveries one of them may hold.
 	IntakeBatch int
+	// IntakeQueue is how many deliveries may wait for one; 0 is 4,096.
+	IntakeQueue int
 	Log         *slog.Logger
 	Now         func() time.Time
 	Version     string

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -14,8 +15,8 @@ import (
 )
 
 const (
-	// batchQueueMax bounds the deliveries that wait to be stored; one more is told to come again.
-	batchQueueMax = 4096
+	// batchQueueDefault bounds the deliveries that wait to be stored, where nothing else is said; one more is told to come again.
+	batchQueueDefault = 4096
 	// batchBytesMax bounds one commit; a single larger delivery is one of its own.
 	batchBytesMax = 1 << 20
 	// batchTimeout bounds one commit. Whoever waits for it has a shorter patience.
@@ -55,7 +56,7 @@ type batchAnswer struct {
 
 func newBatcher(deps Deps) *batcher {
 	b := &batcher{
-		db: deps.DB, poster: deps.Poster, deliveriesMax: max(deps.IntakeBatch, 1), queue: make(chan *pending, batchQueueMax), stopping: make(chan struct{}),
+		db: deps.DB, poster: deps.Poster, deliveriesMax: max(deps.IntakeBatch, 1), queue: make(chan *pending, cmp.Or(deps.IntakeQueue, batchQueueDefault)), stopping: make(chan struct{}),
 	}
 	for range max(deps.IntakeFlushers, 1) {
 		b.flushers.Go(b.loop)

@@ -32,7 +32,7 @@ type verdict struct {
 
 // prepare names the events and asks every automation of the endpoint, all before the transaction begins.
 func (in *intake) prepare(r *http.Request, d *delivery, events []source.Event) (*keptDelivery, error) {
-	headers, err := json.Marshal(keptHeaders(r.Header))
+	headers, err := json.Marshal(keptHeaders(r.Header, source.ProofHeader(d.endpoint.settings)))
 	if err != nil {
 		return nil, err
 	}

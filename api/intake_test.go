@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	stripe "github.com/stripe/stripe-go/v84/webhook"
 
+	"sluice/api"
 	"sluice/api/source"
 	"sluice/db"
 )
@@ -31,9 +32,9 @@ type door struct {
 	key, id, address, secret string
 }
 
-func newDoor(t *testing.T, sourceName, secret string) *door {
+func newDoor(t *testing.T, sourceName, secret string, changes ...func(*api.Deps)) *door {
 	t.Helper()
-	b := setup(t)
+	b := setup(t, changes...)
 	made := b.call(b.operator, http.MethodPost, "/v1/tenants", map[string]any{"name": "acme"}).is(http.StatusCreated).object()
 	d := &door{bundle: b, key: made["key"].(map[string]any)["secret"].(string), secret: secret}
 	endpoint := b.call(d.key, http.MethodPost, "/v1/endpoints", map[string]any{"name": "inbox", "source": sourceName, "secret": secret}).is(http.StatusCreated).object()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"sluice/api/source"
 	"sluice/db"
 	"sluice/tenants"
 )
@@ -158,7 +159,7 @@ func rejectionSample(r *http.Request, d *delivery, detail string) func() json.Ra
 		sum := sha256.Sum256(d.request.Body)
 		address, _, _ := net.SplitHostPort(r.RemoteAddr)
 		sample, err := json.Marshal(map[string]any{
-			"detail": detail, "method": r.Method, "remote_address": address, "headers": keptHeaders(r.Header),
+			"detail": detail, "method": r.Method, "remote_address": address, "headers": keptHeaders(r.Header, source.ProofHeader(d.endpoint.settings)),
 			"body_bytes": len(d.request.Body), "body_sha256": hex.EncodeToString(sum[:]),
 		})
 		if err != nil {
@@ -171,12 +172,13 @@ func rejectionSample(r *http.Request, d *delivery, detail string) func() json.Ra
 // secretWords are parts of header names whose values prove something, and are not kept.
 var secretWords = []string{"signature", "hmac", "token", "auth", "secret", "cookie", "key", "password", "credential", "session"}
 
-// keptHeaders are the headers that matter of a delivery: what a source says of itself and of the event, and nothing that proves who it is.
-func keptHeaders(h http.Header) map[string]string {
+// keptHeaders are the headers that matter of a delivery: what a source says of itself and of the event, and nothing that proves who it is, such as
+// the header that the endpoint's settings name.
+func keptHeaders(h http.Header, proof string) map[string]string {
 	out := map[string]string{}
 	for name, values := range h {
 		lower := strings.ToLower(name)
-		if len(out) >= keptHeadersMax || len(values) == 0 || !keptHeader(lower) {
+		if len(out) >= keptHeadersMax || len(values) == 0 || !keptHeader(lower) || strings.EqualFold(name, proof) {
 			continue
 		}
 		value := strings.ToValidUTF8(strings.ReplaceAll(values[0], "\x00", ""), "\uFFFD")

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sluice/api"
+	"sluice/api/source/sourcetest"
 	"sluice/db"
 	"sluice/db/dbtest"
 	"sluice/jobs"
@@ -59,10 +60,10 @@ func (b *lockedBuffer) String() string {
 
 const publicURL = "https://sluice.example"
 
-func setup(t *testing.T) *bundle {
+func setup(t *testing.T, changes ...func(*api.Deps)) *bundle {
 	t.Helper()
 	b := &bundle{Bundle: dbtest.New(t), t: t, log: &lockedBuffer{}}
-	b.api = newAPI(t, b.DB, b.log)
+	b.api = newAPI(t, b.DB, b.log, changes...)
 	server := httptest.NewServer(b.api.Handler())
 	b.url = server.URL
 	t.Cleanup(func() { server.Close(); b.api.Close(context.Background()) })
@@ -78,15 +79,20 @@ func setup(t *testing.T) *bundle {
 
 func newLogger(log io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(log, nil)) }
 
-func newAPI(t *testing.T, d *db.DB, log io.Writer) *api.API {
+func newAPI(t *testing.T, d *db.DB, log io.Writer, changes ...func(*api.Deps)) *api.API {
 	t.Helper()
 	logger := newLogger(log)
 	poster, err := jobs.NewPoster(logger)
 	require.NoError(t, err)
-	return api.New(api.Deps{
+	deps := api.Deps{
 		DB: d, Poster: poster, Actions: action.New(outbound.New(outbound.Config{AllowLoopback: true})),
 		ModelFault: jobs.ModelFault([]string{"anthropic", "openai", "scripted"}), PublicURL: publicURL, Log: logger, Now: time.Now, Version: "0.0.0-test",
-	})
+		ProxyHeaders: []string{sourcetest.ClientCertHeader}, IntakeBatch: 256,
+	}
+	for _, change := range changes {
+		change(&deps)
+	}
+	return api.New(deps)
 }
 
 // heard is an answer.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -174,160 +173,71 @@ func TestNewerIsOfTheSameAutomationAndAlive(t *testing.T) {
 	require.ErrorIs(t, err, db.ErrNotFound)
 }
 
-// TestLineOfAnEntityMovesInOrder plays claims, ends, deaths, retries and cancellations of one entity's runs in any order, as jobs and people make
-// them, and holds after each: one at most is begun, it began with nothing in front of it, and whoever waits for its turn has something to wait for.
-func TestLineOfAnEntityMovesInOrder(t *testing.T) {
+// TestBurstIsTooLongWhenNothingOfItWentOn: what was folded counts from the last run that went on, and nothing goes on behind a newer one.
+func TestBurstIsTooLongWhenNothingOfItWentOn(t *testing.T) {
 	t.Parallel()
-	b := dbtest.New(t)
-	blocking, passing := plant(t, b, "blocking"), plant(t, b, "passing")
-	for _, p := range []planted{blocking, passing} {
-		settings := map[bool]string{true: `{"order":"serial","order_dead":"block"}`, false: `{"order":"serial"}`}[p == blocking]
-		require.NoError(t, b.DB.Tenant(t.Context(), p.tenant, func(tx db.TenantTx) error {
-			_, err := tx.EndpointUpdate(t.Context(), p.endpoint, db.EndpointChange{Settings: json.RawMessage(settings)})
-			return err
-		}))
-	}
-	drawn := 0
-	rapid.Check(t, func(r *rapid.T) {
-		drawn++
-		l := &line{r: r, b: b, blocks: rapid.Bool().Draw(r, "blocks"), t: t}
-		l.p = map[bool]planted{true: blocking, false: passing}[l.blocks]
-		l.runs = slices.SortedFunc(slices.Values(drawRuns(t, r, b, l.p, db.OrderSerial, fmt.Sprintf("entity:%d", drawn))), inOrder)
-		r.Repeat(map[string]func(*rapid.T){
-			"claim": func(r *rapid.T) { l.claim(rapid.SampledFrom(l.runs).Draw(r, "run")) },
-			"end": func(r *rapid.T) {
-				l.end(rapid.SampledFrom([]db.RunStatus{db.RunDone, db.RunSkipped, db.RunDead}).Draw(r, "status"))
-			},
-			"cancel": func(r *rapid.T) { l.cancel(rapid.SampledFrom(l.runs).Draw(r, "run")) },
-			"retry":  func(r *rapid.T) { l.retry(rapid.SampledFrom(l.runs).Draw(r, "run")) },
-			"":       func(*rapid.T) { l.check() },
-		})
-	})
-}
-
-// line is one entity's runs in order.
-type line struct {
-	r      *rapid.T
-	b      *dbtest.Bundle
-	t      *testing.T
-	p      planted
-	blocks bool
-	runs   []drawnRun
-}
-
-func (l *line) tx(fn func(tx db.TenantTx) error) {
-	require.NoError(l.r, l.b.Worker.Tenant(l.t.Context(), l.p.tenant, fn))
-}
-
-func (l *line) now() []db.Run {
-	out := make([]db.Run, len(l.runs))
-	l.tx(func(tx db.TenantTx) (err error) {
-		for i, one := range l.runs {
-			if out[i], err = tx.RunGet(l.t.Context(), one.id); err != nil {
+	const long, short = 31, 29 // seconds, on both sides of the least that a burst is folded
+	for name, c := range map[string]struct {
+		before  []string // what became of the runs before this one, the first first
+		folded  int      // seconds since the first of them was folded
+		after   string   // what became of the run after it
+		tooLong bool
+	}{
+		"Young":            {[]string{"folded", "folded"}, short, "queued", false},
+		"Old":              {[]string{"folded", "folded"}, long, "queued", true},
+		"OldAndNextFolded": {[]string{"folded"}, long, "folded", true},
+		"Overtaken":        {[]string{"folded"}, long, "running", false},
+		"OvertakenAndDone": {[]string{"folded"}, long, "done", false},
+		"OneWentOnSince":   {[]string{"folded", "done"}, long, "queued", false},
+		"OneIsGoingOn":     {[]string{"folded", "running"}, long, "queued", false},
+		"OneWentOnBefore":  {[]string{"done", "folded"}, long, "queued", true},
+		"StaleIsNoFold":    {[]string{"stale"}, long, "queued", false},
+		"Nothing":          {nil, long, "queued", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := dbtest.New(t)
+			p := plant(t, b, "one")
+			ctx := t.Context()
+			become := func(what string) (id uuid.UUID) {
+				e := eventNew(tenants.NewID().String(), "")
+				id, e.Entity = tenants.NewID(), "issue:1"
+				e.Runs = []db.RunNew{{ID: id, AutomationID: p.automation, AutomationVersion: 1, Mode: "shadow", Priority: "routine", Ordering: db.OrderLatest}}
+				admit(t, b.DB, delivered(p, `{}`, e))
+				if what == "queued" {
+					return id
+				}
+				require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
+					run, err := tx.RunClaim(ctx, id, time.Hour)
+					if err != nil || what == "running" {
+						return err
+					}
+					step := db.RunStep{Status: db.RunSkipped, Reason: "order." + what}
+					if what == "done" {
+						step = db.RunStep{Status: db.RunDone}
+					}
+					return tx.RunStep(ctx, id, run.Epoch, step)
+				}))
+				_, err := b.Owner.Exec(ctx, `update sluice.runs set finished_at = finished_at - make_interval(secs => $2) where id = $1`, id, c.folded)
+				require.NoError(t, err)
+				return id
+			}
+			for _, what := range c.before {
+				become(what)
+			}
+			id := become("queued")
+			become(c.after)
+			require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
+				run, err := tx.RunGet(ctx, id)
+				require.NoError(t, err)
+				burst, err := tx.RunBurst(ctx, run)
+				require.Equal(t, c.tooLong, burst.TooLong(), "%+v", burst)
 				return err
-			}
-		}
-		return nil
-	})
-	return out
-}
-
-// inTheWay says whether a run keeps those behind it waiting.
-func (l *line) inTheWay(run db.Run) bool {
-	return !run.Status.Ended() || run.Status == db.RunDead && l.blocks
-}
-
-func begun(run db.Run) bool { return run.StartedAt != nil && !run.Status.Ended() }
-
-func (l *line) claim(one drawnRun) {
-	before := l.now()
-	l.tx(func(tx db.TenantTx) error {
-		run, err := tx.RunClaim(l.t.Context(), one.id, time.Hour)
-		if errors.Is(err, db.ErrNotFound) {
-			return nil
-		}
-		require.NoError(l.r, err)
-		front, err := tx.RunFront(l.t.Context(), run)
-		if err == nil {
-			return tx.RunBehind(l.t.Context(), run, "It waits for "+front.ID.String())
-		}
-		require.ErrorIs(l.r, err, db.ErrNotFound)
-		for _, other := range before {
-			if other.ID == run.ID {
-				break
-			}
-			require.False(l.r, l.inTheWay(other), "it began with an earlier one in front of it")
-		}
-		return nil
-	})
-}
-
-func (l *line) handOver(tx db.TenantTx, run db.Run) error {
-	if _, err := tx.RunHandOver(l.t.Context(), run); !errors.Is(err, db.ErrNotFound) {
-		return err
-	}
-	return nil
-}
-
-func (l *line) end(status db.RunStatus) {
-	for _, run := range l.now() {
-		if run.Status != db.RunRunning {
-			continue
-		}
-		l.tx(func(tx db.TenantTx) error {
-			if err := tx.RunStep(l.t.Context(), run.ID, run.Epoch, db.RunStep{Status: status, Reason: "test"}); err != nil {
-				return err
-			}
-			return l.handOver(tx, run)
+			}))
 		})
 	}
-}
-
-func (l *line) cancel(one drawnRun) {
-	l.tx(func(tx db.TenantTx) error {
-		run, err := tx.RunGet(l.t.Context(), one.id)
-		if err != nil {
-			return err
-		}
-		if err := tx.RunCancel(l.t.Context(), one.id, "cancelled.person", "No."); errors.Is(err, db.ErrConflict) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		return l.handOver(tx, run)
-	})
-}
-
-func (l *line) retry(one drawnRun) {
-	l.tx(func(tx db.TenantTx) error {
-		err := tx.RunRetry(l.t.Context(), one.id, db.RunQueued, []db.RunStatus{db.RunDead}, "retried", "Again.")
-		if errors.Is(err, db.ErrConflict) {
-			return nil
-		}
-		return err
-	})
-}
-
-func (l *line) check() {
-	runs := l.now()
-	count := 0
-	for _, run := range runs {
-		if begun(run) {
-			count++
-		}
-	}
-	require.LessOrEqual(l.r, count, 1, "two at once")
-	if count == 1 {
-		return
-	}
-	if front := slices.IndexFunc(runs, l.inTheWay); front >= 0 {
-		require.NotEqual(l.r, db.RunWaiting, runs[front].Status, "it waits for nobody")
-	}
-	l.tx(func(tx db.TenantTx) error {
-		forgotten, err := tx.RunForgotten(l.t.Context(), 0, len(runs))
-		for _, run := range forgotten {
-			require.NotEqual(l.r, runs[0].Entity, run.Entity)
-		}
-		return err
-	})
+	wide := db.Burst{FoldingSeconds: 99, Settings: json.RawMessage(`{"order":"latest","order_window_seconds":10}`)}
+	require.False(t, wide.TooLong(), "ten windows of ten seconds")
+	wide.FoldingSeconds = 100
+	require.True(t, wide.TooLong())
 }

@@ -54,7 +54,7 @@ type Front struct {
 // RunFront says what a run of OrderSerial that was just claimed must wait for: an earlier run of its entity that has not ended, or one that is
 // being worked on. ErrNotFound: nothing. A run that has begun holds its entity, and waits for nobody.
 func (tx TenantTx) RunFront(ctx context.Context, r Run) (Front, error) {
-	if false { // both are the time of the claim where it is the first
+	if r.StartedAt != nil && !r.StartedAt.Equal(r.UpdatedAt) { // both are the time of the claim where it is the first
 		return Front{}, ErrNotFound
 	}
 	var batch pgx.Batch

@@ -22,7 +22,7 @@ import (
 )
 
 // waitMax bounds every wait of these tests for something that must come.
-const waitMax = 8 * time.Second
+const waitMax = 30 * time.Second
 
 // secret is the signing secret of the house's callbacks.
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

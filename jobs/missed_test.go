@@ -115,6 +115,7 @@ func TestOnlyThreeDaysAreLookedThrough(t *testing.T) {
 	require.NoError(t, m.Look(t.Context()))
 	require.Len(t, w.requests(http.MethodGet), 2, "the third page is older than three days")
 	require.Equal(t, []string{attemptsPath(young)}, w.requests(http.MethodPost))
+	require.Equal(t, int64(1), w.state().Found)
 
 	// The next look ends where the last one began.
 	require.NoError(t, m.Look(t.Context()))
@@ -148,12 +149,13 @@ func TestRateLimitsAreHonoured(t *testing.T) {
 		step func() scripted.GitHubStep
 		rest time.Duration
 	}{
-		"primary":          {resets(403, 30*time.Minute), 30 * time.Minute},
-		"primary as 429":   {resets(429, 30*time.Minute), 30 * time.Minute},
-		"secondary":        {after(403, map[string]string{"Retry-After": "600"}), 10 * time.Minute},
-		"without a word":   {after(429, nil), time.Minute},
-		"for no time":      {after(429, map[string]string{"Retry-After": "-5"}), time.Minute},
-		"longer than sane": {resets(429, 1000*time.Hour), 2 * time.Hour},
+		"primary":        {resets(403, 30*time.Minute), 30 * time.Minute},
+		"primary as 429": {resets(429, 30*time.Minute), 30 * time.Minute},
+		"secondary":      {after(403, map[string]string{"Retry-After": "600"}), 10 * time.Minute},
+		"without a word": {after(429, nil), time.Minute},
+		"for no time":    {after(429, map[string]string{"Retry-After": "-5"}), time.Minute},
+		"reset far away": {resets(429, 1000*time.Hour), 2 * time.Hour},
+		"retry far away": {after(429, map[string]string{"Retry-After": "99999999"}), 2 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -78,6 +78,8 @@ type bearerSettings struct {
 	header string
 }
 
+func (s *bearerSettings) proofHeader() string { return s.header }
+
 var errBearerSettings = refuse(ReasonSettingsInvalid, "the endpoint has no settings of a sender with a token")
 
 // bearerMatch looks for the secret that a header carries: after the scheme in Authorization, alone in any other.

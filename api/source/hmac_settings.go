@@ -173,6 +173,8 @@ func afterPrefix(prefix string, key func(string) ([]byte, error)) func(string) (
 	return func(secret string) ([]byte, error) { return key(strings.TrimPrefix(secret, prefix)) }
 }
 
+func (s *hmacSettings) proofHeader() string { return s.signatureHeader }
+
 // signs reports whether a slot is in the signed string.
 func (s *hmacSettings) signs(slot string) bool { return slices.Contains(s.signed, slot) }
 

@@ -85,4 +85,6 @@ type mtlsSettings struct {
 	header string
 }
 
+func (s *mtlsSettings) proofHeader() string { return s.header }
+
 var errMTLSSettings = refuse(ReasonSettingsInvalid, "the endpoint has no settings of a sender with a client certificate")

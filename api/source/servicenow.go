@@ -73,6 +73,8 @@ type serviceNowSettings struct {
 	table  string
 }
 
+func (s *serviceNowSettings) proofHeader() string { return s.header }
+
 var errServiceNowSettings = refuse(ReasonSettingsInvalid, "the endpoint has no settings of ServiceNow")
 
 func serviceNowParseSettings(raw json.RawMessage) (Settings, []Fault) {

@@ -204,6 +204,14 @@ type Source struct {
 	Needs func(Settings) []Need
 }
 
+// ProofHeader names the header that the settings say holds the proof of a delivery, which must not be kept; "" where they name none.
+func ProofHeader(s Settings) string {
+	if set, ok := s.(interface{ proofHeader() string }); ok {
+		return set.proofHeader()
+	}
+	return ""
+}
+
 func always(Settings) bool { return true }
 func never(Settings) bool  { return false }
 

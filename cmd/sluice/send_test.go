@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -14,12 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"sluice/api/source"
+	"sluice/api/source/sourcetest"
 )
 
 // door verifies deliveries as the intake would, and remembers the ids.
 type door struct {
-	source source.Source
-	secret string
+	source   source.Source
+	secret   string
+	settings string
 
 	mu     sync.Mutex
 	ids    []string
@@ -28,13 +31,14 @@ type door struct {
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
-	request := source.Request{Method: r.Method, URL: "http://" + r.Host + r.URL.Path, Header: r.Header, Body: body, ReceivedAt: time.Now()}
-	if _, err := d.source.Verify(request, []string{d.secret}, nil); err != nil {
+	settings, _ := d.source.ParseSettings(json.RawMessage(d.settings))
+	request := source.Request{Method: r.Method, Proxy: r.Header, URL: "http://" + r.Host + r.URL.Path, Header: r.Header, Body: body, ReceivedAt: time.Now()}
+	if _, err := d.source.Verify(request, []string{d.secret}, settings); err != nil {
 		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = io.WriteString(w, "{\"code\":\n\"signature.mismatch\"}\x1b[31m")
 		return
 	}
-	events, err := d.source.Events(request, nil)
+	events, err := d.source.Events(request, settings)
 	if err != nil {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -45,20 +49,34 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `{"duplicate":false}`)
 }
 
+func settingsText(t *testing.T, c sourcetest.Connection) string {
+	t.Helper()
+	if c.Settings == nil {
+		return ""
+	}
+	text, err := json.Marshal(c.Settings)
+	require.NoError(t, err)
+	return string(text)
+}
+
 func TestSendEverySample(t *testing.T) {
 	t.Parallel()
 	for _, s := range source.All() {
-		if s.Name == "hmac" {
-			continue // Its settings are required; see TestSend.
-		}
 		t.Run(s.Name, func(t *testing.T) {
 			t.Parallel()
-			secret := "whsec_" + strings.Repeat("QUJD", 11)
-			d := &door{source: s, secret: secret}
+			connection := sourcetest.Connect(t, s)
+			if connection.Sign == "" {
+				code, _, err := sluice(t, env{"SLUICE_SEND_SECRET": "x"}, "send", s.Name, s.Samples[0].Type, "--url", "http://127.0.0.1:1/in/token", "--settings", settingsText(t, connection))
+				require.NotZero(t, code)
+				require.Contains(t, err, "/test sends a sample")
+				return
+			}
+			d := &door{source: s, secret: connection.Secret, settings: settingsText(t, connection)}
 			server := httptest.NewServer(d)
 			t.Cleanup(server.Close)
 			for _, sample := range s.Samples {
-				code, out, err := sluice(t, env{"SLUICE_SEND_SECRET": secret}, "send", s.Name, sample.Type, "--url", server.URL+"/in/token")
+				code, out, err := sluice(t, env{"SLUICE_SEND_SECRET": connection.Sign}, "send", s.Name, sample.Type, "--url", server.URL+"/in/token",
+					"--settings", settingsText(t, connection))
 				require.Zero(t, code, out+err)
 				require.Regexp(t, `^200 OK in [0-9.µms]+: {"duplicate":false}\n$`, out)
 			}
@@ -110,7 +128,7 @@ func TestSendFaults(t *testing.T) {
 		args []string
 		err  []string
 	}{
-		{"UnknownSource", []string{"nonsense", "x"}, []string{`sluice: SOURCE: there is no source "nonsense"; there are: github`}},
+		{"UnknownSource", []string{"nonsense", "x"}, []string{`sluice: SOURCE: there is no source "nonsense"; there are: aws_sns`}},
 		{"UnknownSourceToList", []string{"nonsense"}, []string{`sluice: SOURCE: there is no source "nonsense"`}},
 		{"UnknownEvent", []string{"github", "x"}, []string{`sluice: EVENT: github has no sample "x"; it has: `}},
 		{"AllAtOnce", []string{"github", "issues.opened", "--url", "localhost", "--count", "0", "--settings", `{"a":1}`}, []string{
