@@ -36,6 +36,7 @@ type sendCommand struct {
 	URL          string        `name:"url" help:"The endpoint's URL, http://.../in/TOKEN."`
 	Secret       string        `name:"secret" help:"The endpoint's signing secret ($SLUICE_SEND_SECRET)."`
 	ID           string        `name:"id" help:"The event's id. With it, every delivery is of the same event."`
+	At           time.Time     `name:"at" help:"When the event happened, if not now; with it and an id, every delivery has the same bytes where the source's signature is not in them."`
 	Body         string        `name:"body" help:"A file whose content is sent in place of the sample's body; - is the standard input." placeholder:"FILE"`
 	Settings     string        `name:"settings" help:"The endpoint's settings, as JSON, where the source has any." placeholder:"JSON"`
 	Count        int           `name:"count" default:"1" help:"How many deliveries to make, one after another."`
@@ -86,8 +87,12 @@ func (c *sendCommand) Run(ctx context.Context, std streams, lookup environment) 
 			id = newSampleID()
 		}
 		at := time.Now().UTC()
+		happened := at
+		if !c.At.IsZero() {
+			happened = c.At.UTC()
+		}
 		ok, err := c.deliver(ctx, client, std.out, s, source.SignInput{
-			Method: http.MethodPost, URL: c.URL, Header: sample.Header, Body: body(id, at), Secret: c.Secret, ID: id, At: at, Settings: settings,
+			Method: http.MethodPost, URL: c.URL, Header: sample.Header, Body: body(id, happened), Secret: c.Secret, ID: id, At: at, Settings: settings,
 		})
 		if err != nil {
 			return err
