@@ -13,7 +13,7 @@ TOOL := go tool -modfile=tools/go.mod
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z\/]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: build ## Run all of Sluice here, with a Postgres of its own in .sluice.
@@ -34,6 +34,14 @@ lint: ## Check format, vet and the linters of .golangci.yml.
 bench: build ## Measure intake and work here, each beside a yardstick of the same run.
 	bin/sluice bench intake
 	bin/sluice bench work
+
+.PHONY: bench/stored
+bench/stored: build ## Measure the intake into 10 million stored events, beside an empty table (15 minutes, 15 GB).
+	bin/sluice bench intake --connections 64 --stored 10000000
+
+.PHONY: show/sources
+show/sources: ## Send every sample of every source twice, shuffled, with forgeries, and print what became of them.
+	go test ./cmd/sluice -run TestSendOverAllSources -count=1 -v | grep -v '^ *{"time"'
 
 .PHONY: bench/go
 bench/go: ## Run the Go benchmarks; compare two runs with `go tool -modfile=tools/go.mod benchstat`.

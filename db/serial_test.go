@@ -104,12 +104,14 @@ func (l *line) claim(one drawnRun) {
 		}
 		require.NoError(l.r, err)
 		front, err := tx.RunFront(l.t.Context(), run)
+		held := slices.ContainsFunc(before, func(r db.Run) bool { return r.ID == run.ID && begun(r) })
 		if err == nil {
+			require.False(l.r, held, "it holds the entity, and waits for nobody")
 			return tx.RunBehind(l.t.Context(), run, "It waits for "+front.ID.String())
 		}
 		require.ErrorIs(l.r, err, db.ErrNotFound)
-		if slices.ContainsFunc(before, func(r db.Run) bool { return r.ID == run.ID && begun(r) }) {
-			return nil // it holds the entity already, whatever came in front of it since
+		if held {
+			return nil // whatever came in front of it since
 		}
 		for _, other := range before {
 			if other.ID == run.ID {
@@ -285,6 +287,69 @@ func TestClaimWaitsForTheEndThatIsOnItsWay(t *testing.T) {
 		return nil
 	}))
 	claimed.Wait()
+}
+
+// TestRunThatHasBegunHoldsItsEntity: an earlier one that comes to life again waits for it, also where a stopped worker gave it back meanwhile.
+// If it went behind the earlier one then, each would wait for the other.
+func TestRunThatHasBegunHoldsItsEntity(t *testing.T) {
+	t.Parallel()
+	b := dbtest.New(t)
+	p := plant(t, b, "one")
+	ctx := t.Context()
+	ids := lined(t, b, p, 2)
+	begun := func(id uuid.UUID) (run db.Run, ok bool) {
+		require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) (err error) { run, ok, err = begin(ctx, tx, id); return err }))
+		return run, ok
+	}
+	step := func(run db.Run, s db.RunStep) {
+		require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) error { return tx.RunStep(ctx, run.ID, run.Epoch, s) }))
+	}
+	earlier, ok := begun(ids[0])
+	require.True(t, ok)
+	step(earlier, db.RunStep{Status: db.RunDead, Reason: "output.schema"})
+	later, ok := begun(ids[1])
+	require.True(t, ok, "a dead one lets pass")
+	require.NoError(t, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
+		return tx.RunRetry(ctx, ids[0], db.RunQueued, []db.RunStatus{db.RunDead}, "retried", "Again.")
+	}))
+	_, ok = begun(ids[0])
+	require.False(t, ok)
+	step(later, db.RunStep{Status: db.RunQueued, Reason: "worker.stopped", Refund: true})
+	later, ok = begun(ids[1])
+	require.True(t, ok)
+	require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
+		require.NoError(t, tx.RunStep(ctx, later.ID, later.Epoch, db.RunStep{Status: db.RunDone}))
+		next, err := tx.RunHandOver(ctx, later)
+		require.Equal(t, ids[0], next)
+		return err
+	}))
+}
+
+// TestCancelAndEndDoNotWaitForEachOther: a person cancels the one whose turn it is while the one in front ends. Each holds what the other wants.
+func TestCancelAndEndDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	b := dbtest.New(t)
+	p := plant(t, b, "one")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ids := lined(t, b, p, 3)
+	var first, second db.Run
+	require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) (err error) { first, _, err = begin(ctx, tx, ids[0]); return err }))
+	for _, id := range ids[1:] {
+		require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) error { _, _, err := begin(ctx, tx, id); return err }))
+	}
+	require.NoError(t, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) (err error) {
+		if second, err = tx.RunGet(ctx, ids[1]); err != nil {
+			return err
+		}
+		if err := tx.RunCancel(ctx, ids[1], "cancelled.person", "No."); err != nil {
+			return err
+		}
+		require.NoError(t, b.Worker.Tenant(ctx, p.tenant, func(tx db.TenantTx) error { return finish(ctx, tx, first) }))
+		next, err := tx.RunHandOver(ctx, second)
+		require.Equal(t, ids[2], next)
+		return err
+	}))
 }
 
 // TestLineIsWorkedByManyAtOnce lets workers claim and end, and a person cancel, all over one entity: no two are begun at once, nobody waits for

@@ -153,6 +153,19 @@ func TestFetchWaitsAsItIsAskedTo(t *testing.T) {
 	}
 }
 
+// TestFetchWaitsLongerEachTime: a source that says wait for ever is not asked for ever at one pace.
+func TestFetchWaitsLongerEachTime(t *testing.T) {
+	t.Parallel()
+	h := fetching(t, "/x", nil)
+	h.source.Script(scripted.TargetStep{Status: 429, RetryAfter: "1"})
+	id := h.event(h.automation, `{}`)
+	_, err := h.base.Owner.Exec(t.Context(), `update sluice.runs set epoch = 8 where id = $1`, id)
+	require.NoError(t, err)
+	h.work()
+	run := h.until(id, func(r db.Run) bool { return r.Status == db.RunWaiting })
+	require.Greater(t, run.Until.Sub(run.UpdatedAt), 4*time.Minute)
+}
+
 func TestFetchThatAlwaysFailsEndsTheRun(t *testing.T) {
 	t.Parallel()
 	h := fetching(t, "/x", nil)

@@ -68,6 +68,15 @@ func newStack(ctx context.Context, c Config, role, planCacheMode string) (_ *sta
 	if err := waitForSchema(ctx, own); err != nil {
 		return nil, err
 	}
+	// A role that the login may not become is found out now, and not by the first delivery.
+	for _, pool := range []*pgxpool.Pool{system, pools.Door} {
+		if pool == nil {
+			continue
+		}
+		if err := pool.Ping(ctx); err != nil {
+			return nil, explainConnect(err)
+		}
+	}
 	s.db = db.New(pools, sealer)
 	s.actions = action.New(s.door)
 	s.ready = newReadiness(s.db.Ping, func(ctx context.Context) error { return schemaFault(ctx, own) })
@@ -178,7 +187,7 @@ func explainConnect(err error) error {
 	case invalidParameter:
 		return fmt.Errorf("the database's roles are not there: run `sluice migrate up`: %w", pgErr)
 	case insufficientRight:
-		return fmt.Errorf("the login of DATABASE_URL may not become one of Sluice's roles: grant it sluice_app, sluice_worker and sluice_system: %w", pgErr)
+		return fmt.Errorf("the login of DATABASE_URL may not become one of Sluice's roles: grant it sluice_app, sluice_door, sluice_worker and sluice_system: %w", pgErr)
 	case invalidPassword, invalidAuthenticate, noSuchDatabase:
 		return fmt.Errorf("the database refuses the login of DATABASE_URL: %w", pgErr)
 	}

@@ -17,8 +17,10 @@ create role sluice_app nologin;
 create role sluice_worker nologin in role sluice_app;
 create role sluice_system nologin;
 create role sluice_billing nologin;
-grant sluice_owner, sluice_app, sluice_worker, sluice_system, sluice_billing to sluice_migrate with admin option;
-grant sluice_app, sluice_worker, sluice_system to sluice_serve;
+create role sluice_door nologin;
+create role sluice_intake nologin;
+grant sluice_owner, sluice_app, sluice_worker, sluice_system, sluice_billing, sluice_door, sluice_intake to sluice_migrate with admin option;
+grant sluice_app, sluice_door, sluice_worker, sluice_system to sluice_serve;
 
 -- From 16 on, who makes a role is not by that in it.
 select current_setting('server_version_num')::int >= 160000 as self_grant \gset
