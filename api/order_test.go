@@ -30,8 +30,11 @@ func TestSettingsOfAnOrderAreChecked(t *testing.T) {
 	require.Equal(t, "block", b.call(of.viewer, "GET", path, nil).text("settings.order_dead"))
 	for _, s := range b.call(of.viewer, "GET", "/v1/sources", nil).is(200).rows() {
 		names := map[string]bool{}
-		for _, setting := range s["settings"].([]any) { //nolint:forcetypeassert // the contract's own shape
-			names[setting.(map[string]any)["name"].(string)] = true //nolint:forcetypeassert // as above
+		settings, _ := s["settings"].([]any)
+		for _, setting := range settings {
+			fields, _ := setting.(map[string]any)
+			name, _ := fields["name"].(string)
+			names[name] = true
 		}
 		require.True(t, names["order"] && names["order_window_seconds"] && names["order_dead"], "%v", s["name"])
 	}

@@ -178,7 +178,7 @@ func TestBurstIsTooLongWhenNothingOfItWentOn(t *testing.T) {
 	t.Parallel()
 	const long, short = 31, 29 // seconds, on both sides of the least that a burst is folded
 	for name, c := range map[string]struct {
-		before  []string // what became of the runs before this one, the first first
+		before  []string // what became of the runs before this one, oldest first
 		folded  int      // seconds since the first of them was folded
 		after   string   // what became of the run after it
 		tooLong bool

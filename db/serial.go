@@ -137,13 +137,13 @@ const runForgottenSQL = `
 select ` + runColumns + `
 from (select distinct w.endpoint_id, w.entity from sluice.runs w
       where w.tenant_id = @tenant_id and w.status = 'waiting' and w.ordering = 'serial' and w.reason = 'order.behind') line
-cross join lateral (
-    select * from sluice.runs o
+join sluice.runs r on r.tenant_id = @tenant_id and r.id = (
+    select o.id from sluice.runs o
     where o.tenant_id = @tenant_id and o.endpoint_id = line.endpoint_id and o.entity = line.entity and o.ordering = 'serial'
       and (o.finished_at is null or o.status = 'dead')
       and (o.finished_at is null
            or (select e.settings ->> 'order_dead' = 'block' from sluice.endpoints e where e.tenant_id = @tenant_id and e.id = line.endpoint_id))
-    order by o.ordered_at, o.order_sequence, o.event_id, o.automation_id, o.id limit 1) r
+    order by o.ordered_at, o.order_sequence, o.event_id, o.automation_id, o.id limit 1)
 where r.status = 'waiting' and r.reason = 'order.behind' and r.updated_at < now() - @grace::interval
   and not exists (select from sluice.runs s where s.tenant_id = @tenant_id and s.endpoint_id = r.endpoint_id and s.entity = r.entity
                   and s.ordering = 'serial' and (s.finished_at is null or s.status = 'dead') and s.finished_at is null and s.started_at is not null)

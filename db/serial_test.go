@@ -51,7 +51,7 @@ func TestLineOfAnEntityMovesInOrder(t *testing.T) {
 					l.cancel(rapid.SampledFrom(l.runs).Draw(r, "run"))
 				}
 			},
-			"retry": func(r *rapid.T) {
+			"retry": func(*rapid.T) {
 				for _, one := range l.runs {
 					l.retry(one)
 				}
