@@ -88,7 +88,7 @@ func (a *API) sampleDelivery(ctx context.Context, e db.Endpoint, secrets []db.Op
 	if len(faults) > 0 {
 		return nil, conflict("settings.invalid", "The endpoint's settings cannot be used: "+faults[0].Message)
 	}
-	secret := ""
+	var secret string
 	switch {
 	case s.Trial != nil:
 		key, err := s.Trial()

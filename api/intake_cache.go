@@ -100,7 +100,8 @@ func (c *endpointCache) get(ctx context.Context, token string) (*cachedEndpoint,
 		if loaded.Err != nil {
 			return nil, loaded.Err
 		}
-		return loaded.Val.(*cachedEndpoint), nil //nolint:forcetypeassert // load's own type
+		e, _ := loaded.Val.(*cachedEndpoint) // load's own type
+		return e, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

@@ -63,7 +63,8 @@ func (c *certificates) get(ctx context.Context, url string) ([]byte, error) {
 		if loaded.Err != nil {
 			return nil, loaded.Err
 		}
-		return loaded.Val.([]byte), nil //nolint:forcetypeassert // the function's own type
+		pem, _ := loaded.Val.([]byte) // the function's own type
+		return pem, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", errFetch, context.Cause(ctx))
 	}

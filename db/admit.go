@@ -105,7 +105,7 @@ func newAdmission(deliveries []*Delivery) *admission {
 		b.dBody = append(b.dBody, orEmpty(d.Body))
 		b.dSHA256 = append(b.dSHA256, d.BodySHA256)
 		for _, e := range d.Events {
-			b.add(d, int32(i+1), e) //nolint:gosec // a batch is some hundreds
+			b.add(d, int32(i+1), e)
 		}
 	}
 	return b
@@ -120,8 +120,8 @@ func (b *admission) add(d *Delivery, place int32, e EventNew) {
 	b.eSecret, b.eTest, b.eDelivery = append(b.eSecret, bitsOrNull(d.SecretID)), append(b.eTest, d.Test), append(b.eDelivery, place)
 	b.eVerdicts, b.eTrace, b.eDocument = append(b.eVerdicts, string(e.Verdicts)), append(b.eTrace, d.TraceID), append(b.eDocument, e.Document)
 	for _, r := range e.Runs {
-		b.rEvent = append(b.rEvent, int32(len(b.eID)))                                                                                                            //nolint:gosec // a batch is some hundreds
-		b.rID, b.rAutomation, b.rVersion = append(b.rID, bits(r.ID)), append(b.rAutomation, bits(r.AutomationID)), append(b.rVersion, int32(r.AutomationVersion)) //nolint:gosec // versions are counted by hand
+		b.rEvent = append(b.rEvent, int32(len(b.eID)))
+		b.rID, b.rAutomation, b.rVersion = append(b.rID, bits(r.ID)), append(b.rAutomation, bits(r.AutomationID)), append(b.rVersion, int32(r.AutomationVersion))
 		b.rMode, b.rPriority, b.rOrdering = append(b.rMode, r.Mode), append(b.rPriority, r.Priority), append(b.rOrdering, r.Ordering)
 	}
 }

@@ -23,12 +23,6 @@ func BenchmarkAdmit(b *testing.B) {
 		b.Run(fmt.Sprintf("events=%d", events), func(b *testing.B) {
 			base := dbtest.New(b)
 			p := plant(b, base, "one")
-			for _, x := range strings.Split(os.Getenv("BX"), ";") {
-				if x != "" {
-					_, err := base.Owner.Exec(b.Context(), x)
-					require.NoError(b, err)
-				}
-			}
 			body := []byte(`{"note":"` + strings.Repeat("abcdefghij klmnopqrst", 95) + `"}`)
 			var pid int
 			var spent time.Duration

@@ -115,11 +115,11 @@ type planted struct {
 	tenant, endpoint, automation, event, run, call, action, credential uuid.UUID
 }
 
-func plant(t testing.TB, b *dbtest.Bundle, name string) planted {
-	t.Helper()
-	ctx := t.Context()
+func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
+	tb.Helper()
+	ctx := tb.Context()
 	var p planted
-	require.NoError(t, b.DB.System(ctx, func(tx db.SystemTx) error {
+	require.NoError(tb, b.DB.System(ctx, func(tx db.SystemTx) error {
 		tenant, err := tx.TenantInsert(ctx, name, "UTC")
 		if err != nil {
 			return err
@@ -132,7 +132,7 @@ func plant(t testing.TB, b *dbtest.Bundle, name string) planted {
 		_, err = tx.KeyInsert(ctx, p.tenant, "first", tenants.Admin, key)
 		return err
 	}))
-	require.NoError(t, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
+	require.NoError(tb, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
 		e, err := tx.EndpointInsert(ctx, name, "standard", json.RawMessage(`{}`))
 		if err != nil {
 			return err
@@ -154,11 +154,11 @@ func plant(t testing.TB, b *dbtest.Bundle, name string) planted {
 		return nil
 	}))
 	p.event, p.run = tenants.NewID(), tenants.NewID()
-	admit(t, b.DB, delivered(p, `{}`, db.EventNew{
+	admit(tb, b.DB, delivered(p, `{}`, db.EventNew{
 		ID: p.event, SourceEventID: "one", Once: "body-of-one", Type: "x", Verdicts: json.RawMessage(`[]`),
 		Runs: []db.RunNew{{ID: p.run, AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone}},
 	}))
-	require.NoError(t, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
+	require.NoError(tb, b.DB.Tenant(ctx, p.tenant, func(tx db.TenantTx) error {
 		run, err := tx.RunClaim(ctx, p.run, 60e9)
 		if err != nil {
 			return err

@@ -52,14 +52,18 @@ select pg_advisory_xact_lock(hashtextextended('latest ' || @tenant_id::uuid || '
 const runBurstSQL = `
 with last as materialized (
     select r.ordered_at, r.order_sequence, r.event_id from sluice.runs r where ` + ofLatest + beforeLatest + wentOn + `
-    order by r.ordered_at desc, r.order_sequence desc, r.event_id desc limit 1)
+    order by r.ordered_at desc, r.order_sequence desc, r.event_id desc limit 1
+), since as materialized (
+    select coalesce(l.ordered_at, '-infinity') as ordered_at, coalesce(l.order_sequence, 0) as order_sequence,
+        coalesce(l.event_id, '00000000-0000-0000-0000-000000000000') as event_id
+    from (values (1)) one left join last l on true)
 select coalesce(extract(epoch from now() - min(r.finished_at)), 0)::float8 as folding_seconds,
     exists (select from sluice.runs r where ` + ofLatest + afterLatest + wentOn + `) as overtaken,
     (select e.settings from sluice.endpoints e where e.tenant_id = @tenant_id and e.id = @endpoint_id) as settings
 from sluice.runs r
 where ` + ofLatest + beforeLatest + ` and r.status = 'skipped' and r.reason = 'order.folded'
-  and (r.ordered_at, r.order_sequence, r.event_id) > (coalesce((select ordered_at from last), '-infinity'),
-       coalesce((select order_sequence from last), 0), coalesce((select event_id from last), '00000000-0000-0000-0000-000000000000'))`
+  and (r.ordered_at, r.order_sequence, r.event_id)
+      > ((select ordered_at from since), (select order_sequence from since), (select event_id from since))`
 
 // Burst is what was folded of an entity since one of its runs went on.
 type Burst struct {

@@ -124,7 +124,8 @@ func (tx TenantTx) RunList(ctx context.Context, f RunFilter, p Page) ([]Run, err
 
 // runClaimSQL takes a run that is due, or whose worker let its lease run out. What the lease says is decided by the database's clock alone.
 const runClaimSQL = `
-update sluice.runs r set status = 'running', reason = case when r.status = 'running' then 'worker.lost' else '' end,
+update sluice.runs r set status = 'running',
+    reason = case when r.status = 'running' then 'worker.lost' when r.reason = 'order.turn' then r.reason else '' end,
     detail = case when r.status = 'running' then 'The worker that had the run did not report back in time; another one takes it up.' else '' end,
     until = null, epoch = r.epoch + 1, attempt = r.attempt + 1, lease_until = now() + @lease::interval,
     started_at = coalesce(r.started_at, now()), updated_at = now()

@@ -30,18 +30,22 @@ const inTheWay = ` and (r.finished_at is null
 // started holds the entity.
 const started = ` and r.finished_at is null and r.started_at is not null`
 
-const serialKey = `r.ordered_at, r.order_sequence, r.event_id, r.automation_id, r.id`
+// serialKey is the index's, and serialPlace the order of it; two runs of one event and automation stand by their ids.
+const (
+	serialKey   = `r.ordered_at, r.order_sequence, r.event_id, r.automation_id`
+	serialPlace = serialKey + `, r.id`
+)
 
 // runFrontSQL looks for an earlier run first, which is at the beginning of the index wherever there is one; then for one that has begun
-// although it is later: it was alone when it began.
+// although it is later: it was alone when it began. A run that was handed the turn need not look so far: whoever began since stands before it.
 const runFrontSQL = `
 select f.id, f.event_id, f.status from (
     (select r.id, r.event_id, r.status from sluice.runs r
      where ` + ofSerial + inTheWay + `
-       and (` + serialKey + `) < (@ordered_at, @order_sequence, @event_id, @automation_id, @id)
+       and (` + serialPlace + `) < (@ordered_at, @order_sequence, @event_id, @automation_id, @id)
      order by ` + serialKey + ` limit 1)
     union all
-    (select r.id, r.event_id, r.status from sluice.runs r where ` + ofSerial + started + ` and r.id <> @id limit 1)) f
+    (select r.id, r.event_id, r.status from sluice.runs r where not @turn::bool and ` + ofSerial + started + ` and r.id <> @id limit 1)) f
 limit 1`
 
 // Front is the run that another waits for.
@@ -59,7 +63,7 @@ func (tx TenantTx) RunFront(ctx context.Context, r Run) (Front, error) {
 	}
 	var batch pgx.Batch
 	batch.Queue(serialLockSQL, tx.with(args{"endpoint_id": r.EndpointID, "entity": r.Entity}))
-	batch.Queue(runFrontSQL, tx.place(r, args{"endpoint_id": r.EndpointID, "automation_id": r.AutomationID, "id": r.ID}))
+	batch.Queue(runFrontSQL, tx.place(r, args{"endpoint_id": r.EndpointID, "automation_id": r.AutomationID, "id": r.ID, "turn": r.Reason == ReasonTurn}))
 	results := tx.tx.SendBatch(ctx, &batch)
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {
@@ -85,25 +89,27 @@ func (tx TenantTx) RunBehind(ctx context.Context, r Run, detail string) error {
 	return touched(run(ctx, tx.tx, runBehindSQL, tx.with(args{"id": r.ID, "epoch": r.Epoch, "detail": detail})))
 }
 
-// runHandOverSQL wakes the first run of an entity if it waits for its turn and nobody is at work.
+// runHandOverSQL wakes the first run of an entity if it waits for its turn and nobody is at work. Where the one that ended held the entity,
+// nobody can be.
 const runHandOverSQL = `
 update sluice.runs set status = 'queued', reason = 'order.turn', detail = 'What it waited for is over: it is its turn.', until = null,
     updated_at = now()
 where tenant_id = @tenant_id and id = (
     select w.id from sluice.runs w
     where w.tenant_id = @tenant_id and w.status = 'waiting' and w.reason = 'order.behind' and w.id = (
-        select r.id from sluice.runs r where ` + ofSerial + inTheWay + ` order by ` + serialKey + ` limit 1)
-      and not exists (select from sluice.runs r where ` + ofSerial + started + `)
+        select r.id from sluice.runs r where ` + ofSerial + inTheWay + ` order by ` + serialPlace + ` limit 1)
+      and (@held::bool or not exists (select from sluice.runs r where ` + ofSerial + started + `))
     for update skip locked)
 returning id`
 
-// RunHandOver lets the next run of the entity of r go on, where r is of OrderSerial and has ended in this transaction. The caller adds a job
-// for the run that is returned. ErrNotFound: there is none that waits for its turn, or something else is in front of it.
+// RunHandOver lets the next run of the entity of r go on, where r, as it was before, is of OrderSerial and has ended in this transaction. The
+// caller adds a job for the run that is returned. ErrNotFound: there is none that waits for its turn, or something else is in front of it.
 func (tx TenantTx) RunHandOver(ctx context.Context, r Run) (uuid.UUID, error) {
 	var batch pgx.Batch
-	entity := args{"endpoint_id": r.EndpointID, "entity": r.Entity}
-	batch.Queue(serialLockSQL, tx.with(entity))
-	batch.Queue(runHandOverSQL, tx.with(entity))
+	batch.Queue(serialLockSQL, tx.with(args{"endpoint_id": r.EndpointID, "entity": r.Entity}))
+	batch.Queue(runHandOverSQL, tx.with(args{
+		"endpoint_id": r.EndpointID, "entity": r.Entity, "held": r.StartedAt != nil && !r.Status.Ended(),
+	}))
 	results := tx.tx.SendBatch(ctx, &batch)
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {

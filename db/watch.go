@@ -34,13 +34,13 @@ type Watcher struct {
 func (d *DB) EndpointsWatch(ctx context.Context, w Watcher) {
 	pause := watchRetryMin
 	for {
-		began := time.Now()
-		err := d.watch(ctx, w)
+		up := false
+		err := d.watch(ctx, Watcher{Changed: w.Changed, Up: func() { up = true; w.Up() }})
 		if ctx.Err() != nil {
 			return
 		}
 		w.Down(err)
-		if time.Since(began) > watchRetryMax {
+		if up {
 			pause = watchRetryMin
 		}
 		select {

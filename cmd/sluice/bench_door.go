@@ -43,7 +43,7 @@ func (h *benchHouse) serve(ctx context.Context, settings ...string) (*benchDoor,
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	d := &benchDoor{address: address, path: "/in/" + h.token, command: exec.CommandContext(ctx, binary, "serve")} //nolint:gosec // ourselves
+	d := &benchDoor{address: address, path: "/in/" + h.token, command: exec.CommandContext(ctx, binary, "serve")}
 	d.command.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + h.url, "SLUICE_MASTER_KEY=" + hex.EncodeToString(make([]byte, db.MasterKeyLen)),
 		"SLUICE_LISTEN=" + address, "SLUICE_METRICS_LISTEN=", "SLUICE_PUBLIC_URL=http://" + address,
@@ -60,7 +60,7 @@ func (h *benchHouse) serve(ctx context.Context, settings ...string) (*benchDoor,
 		if err != nil {
 			return nil, err
 		}
-		if response, err := http.DefaultClient.Do(request); err == nil {
+		if response, err := (&http.Client{}).Do(request); err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
 				return d, nil

@@ -274,8 +274,8 @@ with made as materialized (
 keys as (insert into sluice.event_keys (tenant_id, endpoint_id, kind, key, event_id) select $1, $2, 'id', key, id from made),
 events as (insert into sluice.events (tenant_id, id, endpoint_id, source, source_event_id, type, entity, body_bytes, body_sha256, received_at)
     select $1, id, $2, 'standard', key, 'contact.created', 'contact:' || (g % 100000), 2048, '\x00', now() - interval '300 days' from made)
-insert into sluice.runs (tenant_id, id, event_id, endpoint_id, automation_id, automation_version, mode, priority, status, finished_at)
-select $1, id, id, $2, a.id, 1, 'shadow', 'routine', 'done', now() from made, (select id from sluice.automations limit 1) a`
+insert into sluice.runs (id, tenant_id, event_id, endpoint_id, automation_id, automation_version, mode, priority, status, finished_at)
+select made.id, $1, made.id, $2, a.id, 1, 'shadow', 'routine', 'done', now() from made, (select id from sluice.automations limit 1) a`
 
 func (h *benchHouse) fill(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	const batch = 100_000

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -108,7 +109,8 @@ func processTimes(pid int) (parent int, own, ended time.Duration) {
 	if err != nil {
 		return 0, 0, 0
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	_, behind, _ := bytes.Cut(text, []byte(") "))
+	fields := strings.Fields(string(behind))
 	if len(fields) < statFields {
 		return 0, 0, 0
 	}

@@ -3,11 +3,13 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,12 +39,8 @@ func (w *world) connect(key string, s source.Source, order map[string]any) conne
 		c.forger = strings.NewReplacer("aaaa", "bbbb", "a1a1", "b2b2").Replace(c.with.Sign)
 	}
 	settings := map[string]any{}
-	for name, value := range c.with.Settings {
-		settings[name] = value
-	}
-	for name, value := range order {
-		settings[name] = value
-	}
+	maps.Copy(settings, c.with.Settings)
+	maps.Copy(settings, order)
 	body := map[string]any{"name": s.Name, "source": s.Name, "settings": settings}
 	if c.with.Secret != "" {
 		body["secret"] = c.with.Secret
@@ -89,7 +87,7 @@ func (w *world) send(c connected, event, secret string, more ...string) (status 
 		args = append(args, "--settings", string(text))
 	}
 	command := exec.CommandContext(w.t.Context(), path, args...)
-	command.Env = append(w.env, "SLUICE_SEND_SECRET="+secret)
+	command.Env = append(slices.Clone(w.env), "SLUICE_SEND_SECRET="+secret)
 	out, _ := command.Output()
 	found := sendLine.FindStringSubmatch(strings.TrimSpace(string(out)))
 	require.NotNil(w.t, found, "%s %s: %s", c.Name, event, out)
