@@ -37,8 +37,8 @@ type serving struct {
 	failed chan error
 }
 
-// garbagePercent lets the heap of the API grow to five times what lives before it is swept: little lives, and every request leaves something behind.
-const garbagePercent = 400
+// garbagePercent lets the heap of the API grow to four times what lives before it is swept: little lives, and every request leaves something behind.
+const garbagePercent = 300
 
 // startServe opens the pools and listens. It returns when requests are taken; an error leaves nothing behind.
 func startServe(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *serving, err error) {
