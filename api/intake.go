@@ -222,15 +222,15 @@ func (in *intake) read(w http.ResponseWriter, r *http.Request, d *delivery) (fre
 	if room < 0 {
 		room = s.BodyMax
 	}
-	if room <= bodyFree {
-		room = 0
+	free = func() {}
+	if room > bodyFree { // smaller ones never stand behind those that wait for room
+		ctx, cancel := context.WithTimeout(r.Context(), d.left)
+		defer cancel()
+		if in.bodies.Acquire(ctx, room) != nil {
+			return nil, in.away(w, r, s.Codes, errBusy)
+		}
+		free = func() { in.bodies.Release(room) }
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), d.left)
-	defer cancel()
-	if in.bodies.Acquire(ctx, room) != nil {
-		return nil, in.away(w, r, s.Codes, errBusy)
-	}
-	free = func() { in.bodies.Release(room) }
 	var err error
 	if d.request.Body, err = readBody(http.MaxBytesReader(w, r.Body, s.BodyMax), r.ContentLength); err == nil {
 		return free, ""

@@ -27,8 +27,9 @@ type secretTouches struct {
 	queue chan secretTouch
 	done  chan struct{}
 
-	mu    sync.Mutex
-	noted map[uuid.UUID]time.Time
+	mu     sync.Mutex
+	noted  map[uuid.UUID]time.Time
+	closed bool
 }
 
 type secretTouch struct{ tenantID, secretID uuid.UUID }
@@ -46,7 +47,7 @@ func (t *secretTouches) note(tenantID uuid.UUID, s *db.OpenSecret, at time.Time)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if at.Sub(t.noted[s.ID]) < touchEvery {
+	if t.closed || at.Sub(t.noted[s.ID]) < touchEvery {
 		return
 	}
 	if len(t.noted) >= touchesHeld {
@@ -72,6 +73,9 @@ func (t *secretTouches) loop() {
 }
 
 func (t *secretTouches) close() {
+	t.mu.Lock()
+	t.closed = true
 	close(t.queue)
+	t.mu.Unlock()
 	<-t.done
 }
