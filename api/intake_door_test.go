@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -18,6 +21,7 @@ import (
 	"sluice/api"
 	"sluice/api/source"
 	"sluice/api/source/sourcetest"
+	"sluice/db"
 )
 
 const created = `{"type":"contact.created","data":{"id":"1"}}`
@@ -185,15 +189,36 @@ func TestIntakeIsToldOfChanges(t *testing.T) {
 	}
 }
 
-// While nobody tells of changes, nothing is held: the connection is cut, and what changes meanwhile counts at once.
+// While nobody tells of changes, nothing is held: the connection is cut and cannot be made again, and what changes meanwhile counts at once.
 func TestIntakeHoldsNothingWhileItIsNotTold(t *testing.T) {
 	t.Parallel()
 	d := newDoor(t, "standard", standardSecret)
-	warm := func() bool { return d.send("warm").status == http.StatusOK && d.api.IntakeHeld() == 1 }
+	config := d.App.Config().ConnConfig
+	server := net.JoinHostPort(config.Host, fmt.Sprint(config.Port))
+	way := newCutter(t, server, true)
+	pool, err := db.Open(t.Context(), db.PoolConfig{URL: strings.Replace(d.URL, server, way.listener.Addr().String(), 1), Role: db.SystemRole, ConnsMax: 1})
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	sealer, err := db.NewSealer(d.MasterKey)
+	require.NoError(t, err)
+	other := newAPI(t, db.New(db.Pools{App: d.App, System: pool, Door: d.Door}, sealer), d.log)
+	face := httptest.NewServer(other.Handler())
+	t.Cleanup(func() { face.Close(); other.Close(context.Background()) })
+	d.address = face.URL + strings.TrimPrefix(d.address, d.url)
+	warm := func() bool { return d.send("warm").status == http.StatusOK && other.IntakeHeld() == 1 }
 	require.Eventually(t, warm, 10*time.Second, 5*time.Millisecond)
-	_, err := d.Owner.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'sluice endpoints watch'`)
+
+	way.refusing.Store(true)
+	_, err = d.Owner.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'sluice endpoints watch'`)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return strings.Contains(d.log.String(), "changes of endpoints are not told") }, 10*time.Second, 5*time.Millisecond)
+	require.Equal(t, http.StatusOK, d.send("one").status)
+	_, err = d.Owner.Exec(t.Context(), `update sluice.endpoints set enabled = false`)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusNotFound, d.send("two").status, "at once")
+	_, err = d.Owner.Exec(t.Context(), `update sluice.endpoints set enabled = true`)
+	require.NoError(t, err)
+	way.refusing.Store(false)
 	require.Eventually(t, warm, 10*time.Second, 5*time.Millisecond, "and it begins to hold again")
 }
 

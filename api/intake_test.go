@@ -301,6 +301,8 @@ type cutter struct {
 	// forward says whether the commit that is cut reaches the server.
 	forward bool
 	cut     atomic.Int64
+	// refusing says that no new connection is let through; those that are there go on.
+	refusing atomic.Bool
 }
 
 func newCutter(t *testing.T, server string, forward bool) *cutter {
@@ -314,6 +316,10 @@ func newCutter(t *testing.T, server string, forward bool) *cutter {
 			client, err := listener.Accept()
 			if err != nil {
 				return
+			}
+			if c.refusing.Load() {
+				_ = client.Close()
+				continue
 			}
 			go c.carry(client)
 		}
