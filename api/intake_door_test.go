@@ -40,7 +40,9 @@ func (d *door) hold(id string) (release func()) {
 	_, err = tx.Exec(d.t.Context(), `insert into sluice.event_keys (tenant_id, endpoint_id, kind, key, event_id)
 		select tenant_id, id, 'id', $1, gen_random_uuid() from sluice.endpoints`, id)
 	require.NoError(d.t, err)
-	return func() { require.NoError(d.t, tx.Rollback(context.WithoutCancel(d.t.Context()))) }
+	release = sync.OnceFunc(func() { require.NoError(d.t, tx.Rollback(context.WithoutCancel(d.t.Context()))) })
+	d.t.Cleanup(release) // also where the test ends before
+	return release
 }
 
 // held waits until this many sessions wait for a lock.

@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -53,31 +54,47 @@ func TestBatchHoldsItsOwnDuplicates(t *testing.T) {
 	require.Equal(t, [][]uuid.UUID{{first.ID}, {first.ID}, {other.ID}, {first.ID}}, held, "another tenant's event is its own")
 }
 
-func TestEventThatComesAtOnceFromManySidesIsKeptOnce(t *testing.T) {
+func TestEventsThatComeAtOnceFromManySidesAreKeptOnce(t *testing.T) {
 	t.Parallel()
-	b := dbtest.New(t)
-	p := plant(t, b, "one")
-	const senders = 30
-	holders := make([]uuid.UUID, senders)
-	var group sync.WaitGroup
-	for i := range senders {
-		group.Go(func() {
-			// Keys in turned order, so that batches would wait for each other in a circle if they did not sort them.
-			events := []db.EventNew{eventNew("evt_flood", "body-flood"), eventNew("evt_other", "body-other")}
-			if i%2 == 1 {
-				events[0], events[1] = events[1], events[0]
+	for name, once := range map[string]string{"OneKey": "", "TwoKeys": "body of "} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := dbtest.New(t)
+			p := plant(t, b, "one")
+			const senders, events = 8, 600 // so many that the batches overlap
+			holders := make([][]uuid.UUID, senders)
+			var group sync.WaitGroup
+			for i := range senders {
+				group.Go(func() {
+					batch := make([]db.EventNew, events)
+					for j := range batch {
+						id := fmt.Sprintf("evt_%03d", j)
+						body := ""
+						if once != "" {
+							body = once + id
+						}
+						batch[j] = eventNew(id, body)
+					}
+					// In turned order, so that batches would wait for each other in a circle if they did not take the keys in one.
+					if i%2 == 1 {
+						slices.Reverse(batch)
+					}
+					held := admit(t, b.DB, delivered(p, `{}`, batch...))[0]
+					if i%2 == 1 {
+						slices.Reverse(held)
+					}
+					holders[i] = held
+				})
 			}
-			held := admit(t, b.DB, delivered(p, `{}`, events...))
-			holders[i] = held[0][i%2]
+			group.Wait()
+			for _, held := range holders {
+				require.Equal(t, holders[0], held)
+			}
+			var kept int
+			require.NoError(t, b.Owner.QueryRow(t.Context(), `select count(*) from sluice.events where source_event_id like 'evt_%'`).Scan(&kept))
+			require.Equal(t, events, kept)
 		})
 	}
-	group.Wait()
-	for _, holder := range holders {
-		require.Equal(t, holders[0], holder)
-	}
-	var kept int
-	require.NoError(t, b.Owner.QueryRow(t.Context(), `select count(*) from sluice.events where source_event_id in ('evt_flood', 'evt_other')`).Scan(&kept))
-	require.Equal(t, 2, kept)
 }
 
 // One delivery with several events keeps its bytes once, in the first event that is new, and every event finds them.
