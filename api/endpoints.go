@@ -81,8 +81,8 @@ func setupOf(name, url string, hasSecret bool) string {
 	if !ok {
 		return ""
 	}
-	text := strings.NewReplacer("{url}", url, "{secret}", "the endpoint's secret").Replace(s.Setup)
-	if !hasSecret {
+	text := strings.NewReplacer("{url}", url, "the secret {secret}", "the endpoint's secret", "{secret}", "the endpoint's secret").Replace(s.Setup)
+	if !hasSecret && s.SecretFrom != source.SecretNone {
 		text += " Then give the signing secret with POST /v1/endpoints/{id}/secrets: until there is one, every delivery is answered 401 secret.missing."
 	}
 	return text
@@ -96,7 +96,7 @@ type endpointCreateInput struct {
 		Name     string         `json:"name" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
 		Source   string         `json:"source" doc:"the name of a source, as GET /v1/sources lists them" example:"github"`
 		Secret   string         `json:"secret,omitempty" maxLength:"512" writeOnly:"true" doc:"the signing secret, if there is one already; else one is made, or, where only the source can make it, it is given later"`
-		Settings map[string]any `json:"settings,omitempty" doc:"order: none; and what GET /v1/sources says of the source"`
+		Settings map[string]any `json:"settings,omitempty" doc:"what GET /v1/sources says of the source; a PATCH replaces all of them"`
 	}
 }
 

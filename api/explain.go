@@ -216,6 +216,9 @@ func told(r RunFull) (status, sentence string) {
 	why := strings.TrimSuffix(orElse(r.Detail, r.Reason), ".")
 	switch db.RunStatus(r.Status) {
 	case db.RunQueued:
+		if r.Order == db.OrderLatest && r.Attempt == 0 {
+			return "working", "The event waits for the rest of a burst (order_window_seconds of the endpoint), and then for a free worker."
+		}
 		return "working", "The event waits for a free worker."
 	case db.RunRunning:
 		return "working", "The event is being worked on at this moment."

@@ -162,7 +162,11 @@ func (in *intake) take(w http.ResponseWriter, r *http.Request, d *delivery) (out
 		return in.away(w, r, s.Codes, err)
 	case refusal != nil:
 		in.refuse(r, d, refusal.Reason, refusal.Detail)
-		return in.answer(w, s.Codes.Refused, refusal.Reason, refusal.Detail)
+		code := s.Codes.Refused
+		if refusal.Reason == source.ReasonPayloadMalformed { // the proof stands in a body that cannot be read
+			code = s.Codes.Malformed
+		}
+		return in.answer(w, code, refusal.Reason, refusal.Detail)
 	}
 	if s.Handshake != nil {
 		secret := ""

@@ -412,3 +412,42 @@ func (n neverRead) Read([]byte) (int, error) {
 	n.t.Error("the body was asked for")
 	return 0, io.EOF
 }
+
+// What proves the next delivery, or opens the source's own doors, is nowhere kept: neither in the payload nor in the raw body that a viewer reads.
+func TestIntakeKeepsNoSecretOfABody(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t, "github", "unused-secret")
+	session := "00D-canary-of-a-session"
+	for name, spoil := range map[string]func(body string) string{
+		"microsoft_graph": func(body string) string { return body },
+		"salesforce": func(body string) string {
+			require.Contains(t, body, "<ActionId>")
+			return strings.Replace(body, "<ActionId>", "<SessionId>"+session+"</SessionId><ActionId>", 1)
+		},
+	} {
+		s, _ := source.Get(name)
+		connection := sourcetest.Connect(t, s)
+		body := map[string]any{"name": name, "source": name, "secret": connection.Secret}
+		if connection.Settings != nil {
+			body["settings"] = connection.Settings
+		}
+		made := d.call(d.key, http.MethodPost, "/v1/endpoints", body).is(http.StatusCreated).object()
+		address := d.url + strings.TrimPrefix(made["url"].(string), publicURL)
+		raw, err := json.Marshal(connection.Settings)
+		require.NoError(t, err)
+		settings, faults := s.ParseSettings(raw)
+		require.Empty(t, faults)
+		signed, err := s.Sign(source.SignInput{Method: http.MethodPost, URL: address, Settings: settings, Header: s.Samples[0].Header, Body: s.Samples[0].Body("1", time.Now()), Secret: connection.Sign, ID: "1", At: time.Now()})
+		require.NoError(t, err)
+		if s.ProxyHeader != nil {
+			signed.Header.Set(sourcetest.ClientCertHeader, connection.Secret)
+		}
+		_, _ = knock(t.Context(), address, signed.Header, []byte(spoil(string(signed.Body)))) // these are not answered in JSON
+		var kept string
+		require.NoError(t, d.Owner.QueryRow(t.Context(), `select convert_from(p.body, 'utf8') || coalesce(convert_from(p.document, 'utf8'), '')
+			from sluice.event_payloads p join sluice.events e on e.id = p.event_id where e.source = $1 limit 1`, name).Scan(&kept))
+		require.Contains(t, kept, "[secret]", name)
+		require.NotContains(t, kept, connection.Secret, name)
+		require.NotContains(t, kept, session, name)
+	}
+}

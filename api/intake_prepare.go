@@ -41,6 +41,9 @@ func (in *intake) prepare(r *http.Request, d *delivery, events []source.Event) (
 	kept := &keptDelivery{delivery: &db.Delivery{
 		TenantID: e.TenantID, EndpointID: e.ID, Source: e.Source, Test: d.trial != nil, Headers: headers, Body: d.request.Body, BodySHA256: sum[:],
 	}}
+	if e.source.Kept != nil {
+		kept.delivery.Body = e.source.Kept(d.request.Body)
+	}
 	if d.secret != nil {
 		kept.delivery.SecretID = &d.secret.ID
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -34,6 +35,7 @@ type Run struct {
 	Attempt           int        `json:"attempt"`
 	AttemptsMax       int        `json:"attempts_max"`
 	CostUSD           string     `json:"cost_usd" example:"0.000412"`
+	Order             string     `json:"order,omitempty" enum:"latest,serial" doc:"how it stands to the runs of the same entity; left out where it stands on its own"`
 	TokensSaved       int64      `json:"tokens_saved,omitempty" doc:"what was not spent on it, an estimate, since a newer event made it superfluous"`
 	CreatedAt         time.Time  `json:"created_at"`
 	StartedAt         *time.Time `json:"started_at,omitempty"`
@@ -118,7 +120,7 @@ func toRun(r db.Run) Run {
 		ID: tenants.FormatID(tenants.RunPrefix, r.ID), EventID: tenants.FormatID(tenants.EventPrefix, r.EventID),
 		EndpointID: tenants.FormatID(tenants.EndpointPrefix, r.EndpointID), AutomationID: tenants.FormatID(tenants.AutomationPrefix, r.AutomationID),
 		AutomationVersion: r.AutomationVersion, Mode: r.Mode, Priority: r.Priority, Status: string(r.Status), Reason: r.Reason, Detail: r.Detail,
-		Until: utc(r.Until), Attempt: r.Attempt, AttemptsMax: r.AttemptsMax, CostUSD: usdOf(r.CostPico), TokensSaved: r.TokensSaved,
+		Until: utc(r.Until), Attempt: r.Attempt, AttemptsMax: r.AttemptsMax, CostUSD: usdOf(r.CostPico), TokensSaved: r.TokensSaved, Order: strings.TrimPrefix(r.Ordering, db.OrderNone),
 		CreatedAt: r.CreatedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 }

@@ -335,6 +335,10 @@ type Stranded struct {
 // reason to look at all of it. One that is stranded grows old, and is looked at then.
 const scannedMax = 2000
 
+// claimedWithin is how long a job that River has handed to a worker may take until it has claimed its run or its action, which is the first thing it
+// does: beyond it, the worker was killed in between.
+const claimedWithin = 15 * time.Second
+
 // runStrandedSQL: a run whose lease ran out gets a job even where River still believes that the dead worker works on the old one; one that is
 // queued or due gets a job only where none is alive, since it may just be a long queue.
 const runStrandedSQL = `
@@ -346,12 +350,13 @@ where ((r.status = 'running' and r.lease_until < now()
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
     or ((r.status = 'queued' or (r.status = 'waiting' and r.until < now() - @grace::interval))
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
-                        and j.state in ('available', 'pending', 'retryable', 'scheduled', 'running'))))
+                        and (j.state in ('available', 'pending', 'retryable', 'scheduled')
+                             or (j.state = 'running' and j.attempted_at > now() - @claimed::interval)))))
 order by r.updated_at limit @limit`
 
 // RunStranded finds runs of all tenants that nobody works on.
 func (tx SystemTx) RunStranded(ctx context.Context, grace time.Duration, limit int) ([]Stranded, error) {
-	return many[Stranded](ctx, tx.tx, runStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax})
+	return many[Stranded](ctx, tx.tx, runStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax, "claimed": claimedWithin})
 }
 
 const actionStrandedSQL = `
@@ -362,12 +367,13 @@ where ((a.state = 'in_flight' and a.lease_until < now()
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
     or (a.lease_until is null and coalesce(a.until, a.updated_at) < now() - @grace::interval
         and not exists (select from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
-                        and j.state in ('available', 'pending', 'retryable', 'scheduled', 'running'))))
+                        and (j.state in ('available', 'pending', 'retryable', 'scheduled')
+                             or (j.state = 'running' and j.attempted_at > now() - @claimed::interval)))))
 order by a.updated_at limit @limit`
 
 // ActionStranded finds actions of all tenants that nobody works on.
 func (tx SystemTx) ActionStranded(ctx context.Context, grace time.Duration, limit int) ([]Stranded, error) {
-	return many[Stranded](ctx, tx.tx, actionStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax})
+	return many[Stranded](ctx, tx.tx, actionStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax, "claimed": claimedWithin})
 }
 
 const sweepLockSQL = `select pg_try_advisory_xact_lock(7238652)`

@@ -105,3 +105,17 @@ func TestStoppedWorkerGivesItsRunBack(t *testing.T) {
 	require.Equal(t, db.RunDone, h.ended(id).Status)
 	require.Len(t, h.target.Journal(), 1)
 }
+
+// A worker that is killed between River's fetch and its own claim leaves a job that River believes to be worked on, and a run that nobody has.
+func TestRunWhoseJobWasFetchedByAKilledWorkerGoesOn(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	tag, err := h.base.Owner.Exec(t.Context(), `update river.river_job set state = 'running', attempt = 1, attempted_at = now() - interval '1 minute', attempted_by = '{killed}'`)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, tag.RowsAffected())
+	_, err = h.base.Owner.Exec(t.Context(), `update sluice.runs set updated_at = now() - interval '1 minute'`)
+	require.NoError(t, err)
+	h.work()
+	require.Equal(t, db.RunDone, h.ended(id).Status)
+}

@@ -107,7 +107,7 @@ func NewWorker(d Deps) (*Worker, error) {
 		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPollInterval,
 		// Migration 0003 dropped the two GIN indexes of River's list.
 		ReindexerIndexNames: []string{"river_job_prioritized_fetching_index", "river_job_run", "river_job_action"},
-		// Our leases bring a dead worker's runs back; River's rescue only tidies its own table, so it can wait.
+		// Our leases and the sweeper bring a dead worker's runs back; River's rescue only tidies its own table, so it can wait.
 		JobTimeout: jobTimeout, RescueStuckJobsAfter: 2*jobTimeout + jobMargin,
 		CompletedJobRetentionPeriod: completedRetention, SoftStopTimeout: d.ShutdownTimeout,
 	})

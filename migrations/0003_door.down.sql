@@ -1,3 +1,4 @@
+revoke select (attempted_at) on river.river_job from sluice_system;
 drop index river.river_job_run, river.river_job_action;
 create index river_job_args_index on river.river_job using gin (args);
 create index river_job_metadata_index on river.river_job using gin (metadata);

@@ -377,6 +377,8 @@ end $$;
 -- River's table --------------------------------------------------------------------------------------------------------
 
 -- Two GIN indexes that neither River nor we read are two fifths of what a batch of jobs costs (queue.md); the reconciler asks by one field.
+-- A job that a worker fetched and never claimed for is told by its time.
+grant select (attempted_at) on river.river_job to sluice_system;
 drop index river.river_job_args_index;
 drop index river.river_job_metadata_index;
 create index river_job_run on river.river_job ((args ->> 'run_id')) where kind = 'run';

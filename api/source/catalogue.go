@@ -158,7 +158,7 @@ func tidyEvents(events []Event) error {
 func noSettings(raw json.RawMessage) (Settings, []Fault) {
 	fields, faults := settingFields(raw)
 	for _, name := range sortedKeys(fields) {
-		faults = append(faults, Fault{Place: name, Message: "is not a setting of this source, which has none"})
+		faults = append(faults, Fault{Place: name, Message: "is not a setting of this source, which has none of its own"})
 	}
 	return nil, faults
 }

@@ -49,7 +49,7 @@ func githubParse(raw json.RawMessage) (Settings, []Fault) {
 		if text != "" && !in.faulty(githubHook) {
 			if set.hook = githubHookURL(text); set.hook == nil {
 				in.fault(githubHook, "must be https://api.github.com/repos/OWNER/REPO/hooks/ID, https://api.github.com/orgs/ORG/hooks/ID or "+
-					"https://api.github.com/app/hook, or the same of an Enterprise Server at https://HOST/api/v3")
+					"https://api.github.com/app/hook, or the same of an Enterprise Server, whose API is at https://HOST/api/v3 as a rule")
 			}
 		}
 		switch {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -30,7 +31,7 @@ var microsoftGraph = Source{
 		"clientState {secret} and includeResourceData false. Renew it before it expires: subscriptions live for days at most.",
 	Signs: "nothing: each notification carries the clientState of its subscription, which is the secret.",
 	Notes: []string{
-		"Nothing is signed: whoever has seen a notification knows the clientState and can send any. It is left out of the payload.",
+		"Nothing is signed: whoever has seen a notification knows the clientState and can send any. It is left out of the payload, and blotted out in the raw body.",
 		"Every notification of a delivery must have the clientState, else the whole is refused.",
 		"Rich notifications (validationTokens, encryptedContent) are refused, for their tokens are not checked here.",
 		"A notification without an id of its own, such as of OneDrive, is named by its arrival too, since two changes may read the same; then a retry is another event.",
@@ -45,7 +46,10 @@ var microsoftGraph = Source{
 	BodyMax:      4 << 20, // a delivery may hold many notifications
 	Accepted:     &Answer{Status: http.StatusAccepted},
 
-	Challenge:   graphChallenge,
+	Challenge: graphChallenge,
+	Kept: func(body []byte) []byte {
+		return graphState.ReplaceAll(body, []byte(`"clientState":"[secret]"`))
+	},
 	Verify:      graphVerify,
 	Events:      graphEvents,
 	Samples:     graphSamples,
@@ -163,6 +167,9 @@ func graphEvent(item object) Event {
 	}
 	return event
 }
+
+// graphState is the secret where it stands in a body.
+var graphState = regexp.MustCompile(`"clientState"\s*:\s*"(?:[^"\\]|\\.)*"`)
 
 // graphSign gives every notification of a sample the clientState.
 func graphSign(in SignInput) (Signed, error) {

@@ -43,7 +43,7 @@ var salesforce = Source{
 		"Nothing is signed. With auth mtls the secret is the fingerprint of the client certificate, and the message must be of the organization besides, since organizations " +
 			"without a certificate of their own share Salesforce's.",
 		"With auth address, which has to be chosen, whoever knows the URL and the organization's id, which is no secret to its users, can send any message.",
-		"The SessionId, with which anybody could act as its user, is never put into the payload; do not send it.",
+		"The SessionId, with which anybody could act as its user, is never put into the payload, and blotted out in the raw body; do not send it.",
 		"A message has the fields' values at the time of sending, not of the event, and a retry may have others; the Notification's Id stays.",
 		"All values of a record are text, as they stand in the XML; xsi:nil is null.",
 	},
@@ -66,6 +66,9 @@ var salesforce = Source{
 		}
 		return ""
 	},
+	Kept: func(body []byte) []byte {
+		return salesforceSession.ReplaceAll(body, []byte("${1}[secret]${2}"))
+	},
 	Verify:        salesforceVerify,
 	Events:        salesforceEvents,
 	Samples:       salesforceSamples,
@@ -76,6 +79,9 @@ var salesforce = Source{
 
 // salesforceSettings do not change.
 type salesforceSettings struct{ auth, header, organization string }
+
+// salesforceSession is the session where it stands in a body.
+var salesforceSession = regexp.MustCompile(`(<(?:[\w.-]+:)?SessionId\b[^>]*>)[^<]*(</)`)
 
 // salesforceOrganization is the id of an organization.
 var salesforceOrganization = regexp.MustCompile(`^00D[A-Za-z0-9]{12}([A-Za-z0-9]{3})?$`)

@@ -141,7 +141,7 @@ type SignInput struct {
 }
 
 // Source is one kind of system that sends webhooks. After All or Get every function is set but Challenge, ProxyHeader,
-// CertificateURL, Handshake, Needs, Trial and NewSecret, which not every source has.
+// CertificateURL, Handshake, Kept, Needs, Trial and NewSecret, which not every source has.
 type Source struct {
 	Name  string // lower case, stable, part of the contract
 	Title string // for people
@@ -188,6 +188,9 @@ type Source struct {
 	Events func(Request, Settings) ([]Event, error)
 
 	Samples []Sample // to be read only
+	// Kept gives the raw body as it may be kept and shown: without what proves the next delivery, or opens the source's own doors. It is
+	// nil where the body holds no such thing.
+	Kept func(body []byte) []byte
 	// Sign gives the headers, and the body, with which the source would deliver in.Body.
 	Sign func(in SignInput) (Signed, error)
 	// Trial makes a key for a sample; nil where the endpoint's secret can sign.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sluice/api/source"
+	"sluice/db"
 )
 
 // sendSecretEnv is where the signing secret is looked for if it is not on the command line.
@@ -51,6 +52,9 @@ func (c *sendCommand) Run(ctx context.Context, std streams, lookup environment) 
 		return newKey(std.out, c.Source)
 	}
 	if c.Event == "" {
+		if c.URL != "" {
+			return usage("EVENT: is missing: nothing was sent; `sluice send %s` lists the samples", c.Source)
+		}
 		return listSamples(std.out, c.Source)
 	}
 	s, sample, err := findSample(c.Source, c.Event)
@@ -122,10 +126,8 @@ func (c *sendCommand) check(s source.Source, lookup environment) (source.Setting
 	if c.Count < 1 || c.Count > sendCountMax {
 		faults = append(faults, fmt.Errorf("--count: expected 1 to %d, got %d", sendCountMax, c.Count))
 	}
-	settings, wrong := s.ParseSettings(json.RawMessage(c.Settings))
-	for _, fault := range wrong {
-		faults = append(faults, fmt.Errorf("--settings: %s: %s", fault.Place, fault.Message))
-	}
+	settings, wrong := c.parseSettings(s)
+	faults = append(faults, wrong...)
 	if len(faults) > 0 {
 		return nil, usageError{errors.Join(faults...)}
 	}
@@ -137,6 +139,27 @@ func (c *sendCommand) check(s source.Source, lookup environment) (source.Setting
 		return nil, usage("--secret (%s): %w", sendSecretEnv, err)
 	}
 	return settings, nil
+}
+
+// parseSettings reads the settings of an endpoint as they are there: the order says nothing to a sender.
+func (c *sendCommand) parseSettings(s source.Source) (source.Settings, []error) {
+	fields := map[string]json.RawMessage{}
+	if c.Settings != "" {
+		if err := json.Unmarshal([]byte(c.Settings), &fields); err != nil {
+			return nil, []error{errors.New("--settings: expected a JSON object, as the endpoint has it")}
+		}
+	}
+	_, _ = db.ParseOrder(fields)
+	rest, err := json.Marshal(fields)
+	if err != nil {
+		return nil, []error{fmt.Errorf("--settings: %w", err)}
+	}
+	settings, wrong := s.ParseSettings(rest)
+	var faults []error
+	for _, fault := range wrong {
+		faults = append(faults, fmt.Errorf("--settings: %s: %s", fault.Place, fault.Message))
+	}
+	return settings, faults
 }
 
 // onlyTheSource refuses a source whose certificate nobody else has.
