@@ -247,6 +247,7 @@ func (b benchIntake) filled(ctx context.Context, h *benchHouse, l *intakeLanes, 
 		return nil
 	}
 	const n = 64
+	b.Rounds = max(b.Rounds, 3) //nolint:mnd // one figure of one moment says little
 	before, err := b.lane(ctx, l, laneOurs, n)
 	if err != nil {
 		return err
