@@ -17,6 +17,7 @@ type benchIntake struct {
 	Connections []int         `default:"1,16,64,256" help:"How many callers at once, one row for each."`
 	During      time.Duration `default:"5s" help:"How long each figure is measured."`
 	Rounds      int           `default:"1" help:"How often each row is measured; the median by acks per second is shown."`
+	Flushers    int           `default:"2" help:"Commits of sluice's lane that may be on their way at once, as SLUICE_INTAKE_FLUSHERS."`
 	Stored      int           `default:"0" help:"How many events are stored first, to compare with an empty table."`
 }
 
@@ -93,7 +94,7 @@ func (b benchIntake) open(ctx context.Context, h *benchHouse) (_ *intakeLanes, e
 	if l.single, err = h.serve(ctx, "SLUICE_INTAKE_BATCH=1", "SLUICE_INTAKE_FLUSHERS=16"); err != nil {
 		return nil, err
 	}
-	if l.ours, err = h.serve(ctx); err != nil {
+	if l.ours, err = h.serve(ctx, "SLUICE_INTAKE_FLUSHERS="+strconv.Itoa(b.Flushers)); err != nil {
 		return nil, err
 	}
 	if l.meter, err = newBenchMeter(ctx, h); err != nil {
@@ -294,9 +295,20 @@ func (h *benchHouse) fill(ctx context.Context, pool *pgxpool.Pool, n int) error 
 	if _, err := pool.Exec(ctx, "vacuum (analyze) sluice.event_keys, sluice.events, sluice.runs"); err != nil {
 		return fmt.Errorf("vacuum what was stored: %w", err)
 	}
-	_, err := pool.Exec(ctx, "checkpoint")
-	return err
+	if _, err := pool.Exec(ctx, "checkpoint"); err != nil {
+		return fmt.Errorf("write out what was stored: %w", err)
+	}
+	// The kernel goes on writing for a while.
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(fillSettle):
+		return nil
+	}
 }
+
+// fillSettle is how long the disk is left alone after a table was filled.
+const fillSettle = time.Minute
 
 func short(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
 
