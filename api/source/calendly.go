@@ -41,11 +41,13 @@ var calendly = Source{
 	CheckSecret: checkPlainSecret,
 }
 
+var calendlyScheme = timedScheme{header: calendlySignature, separator: ",", timeKey: "t", macKey: "v1", joint: "."}
+
 func calendlyVerify(r Request, secrets []string, _ Settings) (int, error) {
-	return verifyTimed(r, calendlySignature, secrets, Window{Past: calendlyWindow, Future: calendlyWindow})
+	return calendlyScheme.verify(r, secrets, Window{Past: calendlyWindow, Future: calendlyWindow})
 }
 
-func calendlySign(in SignInput) (Signed, error) { return signTimed(in, calendlySignature) }
+func calendlySign(in SignInput) (Signed, error) { return calendlyScheme.sign(in) }
 
 // calendlyEvents reads the event and the URI of what it is about: an invitee of a scheduled event, or a submission of a
 // routing form.

@@ -107,46 +107,13 @@ func gitlabVerify(r Request, secrets []string, s Settings) (int, error) {
 		return -1, errGitlabSettings
 	}
 	if set.signed {
-		return gitlabVerifySignature(r, secrets, set)
+		return webhookHeaders.verify(r, secrets, set.key) // GitLab uses the specification's own names only
 	}
 	value, err := signatureHeader(r.Header, gitlabToken)
 	if err != nil {
 		return -1, err
 	}
 	return matchToken(value, secrets)
-}
-
-// gitlabVerifySignature is the scheme of Standard Webhooks, whose headers GitLab uses under their own names only.
-func gitlabVerifySignature(r Request, secrets []string, set *gitlabSettings) (int, error) {
-	value, err := signatureHeader(r.Header, webhookHeaders.signature)
-	if err != nil {
-		return -1, err
-	}
-	id, err := idHeader(r.Header, webhookHeaders.id)
-	if err != nil {
-		return -1, err
-	}
-	timestamp, err := timestampHeader(r.Header, webhookHeaders.timestamp)
-	if err != nil {
-		return -1, err
-	}
-	signed, err := parseTimestamp(timestamp, time.Second)
-	if err != nil {
-		return -1, err
-	}
-	candidates, err := standardParse(value)
-	if err != nil {
-		return -1, err
-	}
-	keys := make([][]byte, len(secrets))
-	for i, secret := range secrets {
-		keys[i], _ = set.key(secret) // a key that cannot be read stays nil, and never matches
-	}
-	matched, err := matchMAC(sha256.New, keys, candidates, []byte(id+"."+timestamp+"."), r.Body)
-	if err != nil {
-		return -1, err
-	}
-	return matched, checkWindow(signed, r.ReceivedAt, gitlabWindow(set))
 }
 
 func gitlabEvents(r Request, s Settings) ([]Event, error) {

@@ -1,15 +1,14 @@
 package source
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"strconv"
 	"strings"
 	"time"
 )
 
 const paddleSignature = "Paddle-Signature"
+
+var paddleScheme = timedScheme{header: paddleSignature, separator: ";", timeKey: "ts", macKey: "h1", joint: ":"}
 
 // paddle is Paddle Billing's notifications. Paddle Classic signs otherwise and is not read.
 var paddle = Source{
@@ -41,58 +40,7 @@ var paddle = Source{
 }
 
 func paddleVerify(r Request, secrets []string, _ Settings) (int, error) {
-	value, err := signatureHeader(r.Header, paddleSignature)
-	if err != nil {
-		return -1, err
-	}
-	timestamp, candidates, err := paddleParse(value)
-	if err != nil {
-		return -1, err
-	}
-	signed, err := parseTimestamp(timestamp, time.Second)
-	if err != nil {
-		return -1, err
-	}
-	matched, err := matchMAC(sha256.New, plainKeys(secrets), candidates, []byte(timestamp), []byte(":"), r.Body)
-	if err != nil {
-		return -1, err
-	}
-	return matched, checkWindow(signed, r.ReceivedAt, fiveMinutes(nil))
-}
-
-// paddleParse reads "ts=<unix s>;h1=<hex>[;h1=<hex>]...". Other schemes and unreadable h1 values are skipped; an element
-// without exactly one "=" is malformed, and so is a second timestamp.
-func paddleParse(value string) (timestamp string, candidates [][]byte, err error) {
-	seen, timed := 0, false
-	for element := range strings.SplitSeq(value, ";") {
-		key, val, found := strings.Cut(element, "=")
-		if !found || strings.Contains(val, "=") {
-			return "", nil, refuse(ReasonSignatureMalformed, "header "+paddleSignature+" must be key=value pairs")
-		}
-		switch key {
-		case "ts":
-			if timed {
-				return "", nil, refuse(ReasonTimestampMalformed, "header "+paddleSignature+" must have one ts")
-			}
-			timestamp, timed = val, true
-		case "h1":
-			if seen++; seen > signaturesMax {
-				return "", nil, refuse(ReasonSignatureMalformed, "header "+paddleSignature+" has too many signatures")
-			}
-			if mac, ok := decodeHex(val, sha256.Size); ok {
-				candidates = append(candidates, mac)
-			}
-		}
-	}
-	switch {
-	case seen == 0:
-		return "", nil, refuse(ReasonSignatureMissing, "header "+paddleSignature+" has no h1")
-	case len(candidates) == 0:
-		return "", nil, refuse(ReasonSignatureMalformed, "header "+paddleSignature+" has no h1 of 64 hex digits")
-	case !timed:
-		return "", nil, refuse(ReasonTimestampMissing, "header "+paddleSignature+" has no ts")
-	}
-	return timestamp, candidates, nil
+	return paddleScheme.verify(r, secrets, fiveMinutes(nil))
 }
 
 // paddleEvents reads the event; the entity's kind is the noun of its type ("transaction.completed" is about a transaction).
@@ -111,16 +59,7 @@ func paddleEvents(r Request, _ Settings) ([]Event, error) {
 	}}, nil
 }
 
-func paddleSign(in SignInput) (Signed, error) {
-	if in.Secret == "" {
-		return Signed{}, errNoSecret
-	}
-	timestamp := strconv.FormatInt(in.At.Unix(), 10)
-	mac := sum(sha256.New, []byte(in.Secret), []byte(timestamp), []byte(":"), in.Body)
-	h := signedHeader(in)
-	h.Set(paddleSignature, "ts="+timestamp+";h1="+hex.EncodeToString(mac))
-	return Signed{h, in.Body}, nil
-}
+func paddleSign(in SignInput) (Signed, error) { return paddleScheme.sign(in) }
 
 func paddleCheckSecret(secret string, s Settings) error {
 	if !strings.HasPrefix(secret, "pdl_ntfset_") {

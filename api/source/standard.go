@@ -75,16 +75,20 @@ func (s standardHeaders) count(h http.Header) int {
 }
 
 func standardVerify(r Request, secrets []string, _ Settings) (int, error) {
-	set := standardSet(r.Header)
-	value, err := signatureHeader(r.Header, set.signature)
+	return standardSet(r.Header).verify(r, secrets, prefixedKey)
+}
+
+// verify checks the scheme under these names of its headers, with keys as key reads them from the secrets.
+func (s standardHeaders) verify(r Request, secrets []string, key func(secret string) ([]byte, error)) (int, error) {
+	value, err := signatureHeader(r.Header, s.signature)
 	if err != nil {
 		return -1, err
 	}
-	id, err := idHeader(r.Header, set.id)
+	id, err := idHeader(r.Header, s.id)
 	if err != nil {
 		return -1, err
 	}
-	timestamp, err := timestampHeader(r.Header, set.timestamp)
+	timestamp, err := timestampHeader(r.Header, s.timestamp)
 	if err != nil {
 		return -1, err
 	}
@@ -98,7 +102,7 @@ func standardVerify(r Request, secrets []string, _ Settings) (int, error) {
 	}
 	keys := make([][]byte, len(secrets))
 	for i, secret := range secrets {
-		keys[i], _ = prefixedKey(secret) // a key that cannot be read stays nil, and never matches
+		keys[i], _ = key(secret) // a key that cannot be read stays nil, and never matches
 	}
 	matched, err := matchMAC(sha256.New, keys, candidates, []byte(id+"."+timestamp+"."), r.Body)
 	if err != nil {

@@ -1,15 +1,13 @@
 package source
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"strconv"
 	"strings"
-	"time"
 )
 
 const stripeSignature = "Stripe-Signature"
+
+var stripeScheme = timedScheme{header: stripeSignature, separator: ",", timeKey: "t", macKey: "v1", joint: "."}
 
 // stripe is Stripe: snapshot events and the thin events of API v2. The scheme is that of stripe-go's webhook package.
 var stripe = Source{
@@ -36,79 +34,10 @@ var stripe = Source{
 }
 
 func stripeVerify(r Request, secrets []string, _ Settings) (int, error) {
-	return verifyTimed(r, stripeSignature, secrets, fiveMinutes(nil))
+	return stripeScheme.verify(r, secrets, fiveMinutes(nil))
 }
 
-func stripeSign(in SignInput) (Signed, error) { return signTimed(in, stripeSignature) }
-
-// verifyTimed checks the scheme that Stripe and Calendly share: a header of timestamp and signatures, which are the HMAC-SHA256
-// in hex over the timestamp, a dot and the raw body.
-func verifyTimed(r Request, name string, secrets []string, window Window) (int, error) {
-	value, err := signatureHeader(r.Header, name)
-	if err != nil {
-		return -1, err
-	}
-	timestamp, candidates, err := parseTimed(name, value)
-	if err != nil {
-		return -1, err
-	}
-	signed, err := parseTimestamp(timestamp, time.Second)
-	if err != nil {
-		return -1, err
-	}
-	matched, err := matchMAC(sha256.New, plainKeys(secrets), candidates, []byte(timestamp), []byte("."), r.Body)
-	if err != nil {
-		return -1, err
-	}
-	return matched, checkWindow(signed, r.ReceivedAt, window)
-}
-
-// signTimed signs as verifyTimed checks.
-func signTimed(in SignInput, name string) (Signed, error) {
-	if in.Secret == "" {
-		return Signed{}, errNoSecret
-	}
-	timestamp := strconv.FormatInt(in.At.Unix(), 10)
-	mac := sum(sha256.New, []byte(in.Secret), []byte(timestamp), []byte("."), in.Body)
-	h := signedHeader(in)
-	h.Set(name, "t="+timestamp+",v1="+hex.EncodeToString(mac))
-	return Signed{h, in.Body}, nil
-}
-
-// parseTimed reads "t=<unix s>,v1=<hex>[,v1=<hex>]...". Other schemes and unreadable v1 values are skipped, as Stripe's
-// library does; an element without exactly one "=" is malformed, and so is a second timestamp.
-func parseTimed(name, value string) (timestamp string, candidates [][]byte, err error) {
-	seen, timed := 0, false
-	for element := range strings.SplitSeq(value, ",") {
-		key, val, found := strings.Cut(element, "=")
-		if !found || strings.Contains(val, "=") {
-			return "", nil, refuse(ReasonSignatureMalformed, "header "+name+" must be key=value pairs")
-		}
-		switch key {
-		case "t":
-			if timed {
-				return "", nil, refuse(ReasonTimestampMalformed, "header "+name+" must have one t")
-			}
-			timestamp, timed = val, true
-		case "v1":
-			if seen++; seen > signaturesMax {
-				return "", nil, refuse(ReasonSignatureMalformed, "header "+name+" has too many signatures")
-			}
-			if mac, ok := decodeHex(val, sha256.Size); ok {
-				candidates = append(candidates, mac)
-			}
-		}
-	}
-	switch {
-	case seen == 0:
-		return "", nil, refuse(ReasonSignatureMissing, "header "+name+" has no v1")
-	case len(candidates) == 0:
-		return "", nil, refuse(ReasonSignatureMalformed, "header "+name+" has no v1 of 64 hex digits")
-	case !timed:
-		return "", nil, refuse(ReasonTimestampMissing, "header "+name+" has no t")
-	}
-	return timestamp, candidates, nil
-}
+func stripeSign(in SignInput) (Signed, error) { return stripeScheme.sign(in) }
 
 // stripeEvents reads a snapshot event (object "event", created in unix seconds, the object itself in data.object) or a thin
 // one (created in ISO time, the object named in related_object).
