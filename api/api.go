@@ -24,6 +24,8 @@ type Deps struct {
 	Actions *action.Set
 	// ModelFault says what is wrong with a model's name, "provider/model": "" if its provider exists and it has a price.
 	ModelFault func(ctx context.Context, tx db.TenantTx, model string) (fault string, err error)
+	// PriceNames are the names under which the price of a provider's model stands, in the order of trial.
+	PriceNames func(model string) []string
 	// PublicURL is where the world reaches this process, without a slash at its end.
 	PublicURL string
 	// ProxyHeaders are the headers that the proxy in front of this process sets itself and takes away from whoever sends them.

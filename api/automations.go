@@ -28,6 +28,29 @@ type AutomationSpec struct {
 	Priority        string           `json:"priority,omitempty" doc:"urgent, routine (the default), or CEL that answers one of the two"`
 	CredentialID    string           `json:"credential_id,omitempty" doc:"the credential to pay the model with, of the provider's kind"`
 	Fetch           *AutomationFetch `json:"fetch,omitempty" doc:"what to read from the source before the model is asked"`
+	AutomationBounds
+}
+
+// AutomationBounds are how often, how dearly and how deep an automation may act.
+type AutomationBounds struct {
+	Retry        *AutomationRetry `json:"retry,omitempty" doc:"how a run that failed is tried again; left out, with every default"`
+	OverLimit    string           `json:"over_limit,omitempty" enum:"hold,drop,cheaper" doc:"at a limit of the tenant: the run is held until it may go on (hold; the default), ends as skipped (drop), or asks cheaper_model (cheaper)"`
+	CheaperModel string           `json:"cheaper_model,omitempty" doc:"provider/model, another than model: required where over_limit is cheaper, and refused elsewhere" example:"openai/gpt-5-mini"`
+	MaxCallUSD   string           `json:"max_call_usd,omitempty" minLength:"1" doc:"USD above 0, with at most 12 decimals: no call is made, whichever model it asks, whose worst case is above it; left out, no such ceiling" example:"0.05"`
+	Loop         *AutomationLoop  `json:"loop,omitempty" doc:"where a loop is cut, in which actions cause the events that cause them; left out, with every default"`
+}
+
+// AutomationRetry is how a run that failed is tried again.
+type AutomationRetry struct {
+	Attempts          int `json:"attempts,omitempty" minimum:"1" maximum:"20" doc:"5 if left out"`
+	BackoffSeconds    int `json:"backoff_seconds,omitempty" minimum:"1" maximum:"3600" doc:"the wait after the first failure, which grows with every further one; 2 if left out"`
+	BackoffMaxSeconds int `json:"backoff_max_seconds,omitempty" minimum:"1" maximum:"86400" doc:"the longest wait, at least backoff_seconds; 300 if left out"`
+}
+
+// AutomationLoop is where a loop is cut.
+type AutomationLoop struct {
+	Depth          *int `json:"depth,omitempty" minimum:"0" maximum:"10" doc:"how many actions of Sluice may stand in the chain that led to an event; 0 skips every event that one of them caused; 2 if left out"`
+	ActionsPerHour int  `json:"actions_per_hour,omitempty" minimum:"1" maximum:"10000" doc:"30 if left out"`
 }
 
 // AutomationPrompt is the pair of templates that make the request to the model.
@@ -110,6 +133,7 @@ type AutomationPatch struct {
 	Priority        string            `json:"priority,omitempty"`
 	CredentialID    string            `json:"credential_id,omitempty"`
 	Fetch           *AutomationFetch  `json:"fetch,omitempty"`
+	AutomationBounds
 }
 
 type automationCreateInput struct {

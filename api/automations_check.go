@@ -2,10 +2,13 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math/big"
 	"reflect"
 	"slices"
 	"strings"
@@ -129,15 +132,30 @@ type automationFields struct {
 	Enabled      *bool  `json:"enabled"`
 }
 
-func fieldsOf(given map[string]json.RawMessage) automationFields {
-	var f automationFields
-	for name, value := range given {
-		if one, err := json.Marshal(map[string]json.RawMessage{name: value}); err == nil {
-			_ = json.Unmarshal(one, &f) // told by shapeFaults
+// fieldsOf reads the keys. What it cannot read is a fault, unless the shape was found to be wrong there: a schema takes 6e2 for an integer, and
+// an int does not, so that it would be replaced by a default without a word.
+func fieldsOf(given map[string]json.RawMessage, shape []Fault) (f automationFields, unread []Fault) {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		one, err := json.Marshal(map[string]json.RawMessage{name: given[name]})
+		if err == nil {
+			err = json.Unmarshal(one, &f)
 		}
+		at := "body." + name
+		told := func(found Fault) bool {
+			return strings.HasPrefix(found.Location+".", at+".") || strings.HasPrefix(found.Location, at+"/")
+		}
+		if err == nil || slices.ContainsFunc(shape, told) {
+			continue
+		}
+		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			if i := strings.Index(wrong.Field, name+"."); i >= 0 { // before it may stand the structs that Go embeds
+				at = "body." + wrong.Field[i:]
+			}
+		}
+		unread = append(unread, Fault{Location: at, Message: "cannot be read as it is written; expected a whole number in digits alone, such as 600"})
 	}
 	f.Action, f.OutputSchema = cleanJSON(f.Action), cleanJSON(f.OutputSchema)
-	return f
+	return f, unread
 }
 
 // cleanJSON writes a document anew, so that what the database refuses (broken UTF-8, half a surrogate pair) is replaced.
@@ -160,8 +178,8 @@ func cleanJSON(raw json.RawMessage) json.RawMessage {
 
 // automationCheck finds every fault of an automation at once, or says what is to be kept.
 func (a *API) automationCheck(ctx context.Context, tx db.TenantTx, given map[string]json.RawMessage, shape []Fault) (automationValue, error) {
-	f := fieldsOf(given)
-	check := &automationChecker{api: a, tx: tx, faults: shape}
+	f, unread := fieldsOf(given, shape)
+	check := &automationChecker{api: a, tx: tx, faults: append(shape, unread...)}
 	compiled, found := automations.Compile(f.Spec)
 	for _, fault := range found {
 		check.fault(fault.Place, fault.Message)
@@ -217,28 +235,63 @@ func (c *automationChecker) endpoint(ctx context.Context, text string) (uuid.UUI
 	return uuid.Nil, nil
 }
 
+// models checks every model that may be asked, and that the first one can be asked for no more than the automation allows.
 func (c *automationChecker) models(ctx context.Context, f automationFields) error {
-	for i, model := range append([]string{f.Model}, f.Fallbacks...) {
-		place := "model"
-		if i > 0 {
-			place = fmt.Sprintf("fallbacks/%d", i-1)
+	type named struct{ place, model string }
+	asked := []named{{"model", f.Model}}
+	for i, model := range f.Fallbacks {
+		if !c.faulty("fallbacks") {
+			asked = append(asked, named{fmt.Sprintf("fallbacks/%d", i), model})
 		}
-		if c.faulty(place) || c.faulty("fallbacks") && i > 0 {
+	}
+	if f.CheaperModel != "" {
+		asked = append(asked, named{"cheaper_model", f.CheaperModel})
+	}
+	for _, one := range asked {
+		if c.faulty(one.place) {
 			continue
 		}
-		fault, err := c.api.deps.ModelFault(ctx, c.tx, model)
+		fault, err := c.api.deps.ModelFault(ctx, c.tx, one.model)
 		if err != nil {
 			return err
 		}
 		if fault != "" {
-			c.fault(place, fault)
+			c.fault(one.place, fault)
 		}
+	}
+	if err := c.ceiling(ctx, f.Spec); err != nil {
+		return err
 	}
 	if f.CredentialID == "" {
 		return nil
 	}
 	provider, _, _ := strings.Cut(f.Model, "/")
 	return c.credential(ctx, "credential_id", f.CredentialID, provider)
+}
+
+// ceiling refuses a ceiling of one call that every call would be above: what the model may write costs more already, without any input.
+func (c *automationChecker) ceiling(ctx context.Context, s automations.Spec) error {
+	if s.MaxCallUSD == "" || c.faulty("max_call_usd") || c.faulty("model") || c.faulty("max_output_tokens") {
+		return nil
+	}
+	most, err := automations.ParseUSD(s.MaxCallUSD)
+	if err != nil {
+		return nil //nolint:nilerr // Compile has named it
+	}
+	provider, model, _ := strings.Cut(s.Model, "/")
+	prices, err := c.tx.PriceList(ctx, provider, c.api.deps.PriceNames(model))
+	if errors.Is(err, db.ErrNotFound) {
+		return nil // ModelFault has named it, or will at the next try
+	} else if err != nil {
+		return fmt.Errorf("price of %s: %w", s.Model, err)
+	}
+	dearer := func(x, y db.Price) int { return cmp.Compare(x.OutputPico, y.OutputPico) }
+	least := big.NewInt(slices.MinFunc(prices, dearer).OutputPico)
+	if least.Mul(least, big.NewInt(int64(s.OutputTokens()))); least.Cmp(big.NewInt(most)) > 0 {
+		c.fault("max_call_usd", fmt.Sprintf("no call could ever be made: the %d tokens that %s may write cost %s USD at worst, before any input; "+
+			"expected more than that, or a lower max_output_tokens", s.OutputTokens(), s.Model, usd(least)))
+	}
+	return nil
 }
 
 // credential checks that a credential is there, and of a kind.

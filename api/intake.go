@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -334,18 +335,21 @@ func (in *intake) keep(w http.ResponseWriter, r *http.Request, d *delivery, kept
 	begun := in.now()
 	ctx, cancel := context.WithTimeout(r.Context(), d.left-commitReadTimeout)
 	defer cancel()
-	holders, err := in.batcher.store(ctx, kept.delivery, kept.posted)
+	admitted, err := in.batcher.store(ctx, kept.delivery, kept.posted)
 	if errors.Is(err, db.ErrCommitUnknown) {
 		d.left -= in.now().Sub(begun)
-		holders, err = in.readAgain(r.Context(), d, kept.delivery)
+		admitted, err = in.readAgain(r.Context(), d, kept.delivery)
 	}
 	if err != nil {
 		return in.away(w, r, d.endpoint.source.Codes, err)
 	}
+	if until := admitted[0].FullUntil; until != nil {
+		return in.full(w, r, d, *until)
+	}
 	if d.secret != nil {
 		in.touches.note(d.endpoint.TenantID, d.secret, d.request.ReceivedAt)
 	}
-	answer, outcome := in.outcome(r, d, kept, holders)
+	answer, outcome := in.outcome(r, d, kept, admitted)
 	if d.trial != nil {
 		d.trial.told = answer
 	}
@@ -361,11 +365,11 @@ func (in *intake) keep(w http.ResponseWriter, r *http.Request, d *delivery, kept
 }
 
 // outcome is what became of each event.
-func (in *intake) outcome(r *http.Request, d *delivery, kept *keptDelivery, holders []uuid.UUID) (answer intakeAnswer, outcome string) {
-	answers := make([]intakeAnswer, len(holders))
+func (in *intake) outcome(r *http.Request, d *delivery, kept *keptDelivery, admitted []db.Admitted) (answer intakeAnswer, outcome string) {
+	answers := make([]intakeAnswer, len(admitted))
 	outcome = "duplicate"
 	for i, e := range kept.delivery.Events {
-		answers[i] = intakeAnswer{EventID: tenants.FormatID(tenants.EventPrefix, holders[i]), Duplicate: holders[i] != e.ID}
+		answers[i] = intakeAnswer{EventID: tenants.FormatID(tenants.EventPrefix, admitted[i].Holder), Duplicate: admitted[i].Holder != e.ID}
 		told := "duplicate"
 		if !answers[i].Duplicate {
 			told, outcome = "accepted", "accepted"
@@ -388,19 +392,19 @@ func (in *intake) outcome(r *http.Request, d *delivery, kept *keptDelivery, hold
 }
 
 // readAgain finds out what became of a commit whose answer was lost: only what stands is acked.
-func (in *intake) readAgain(ctx context.Context, d *delivery, stored *db.Delivery) ([]uuid.UUID, error) {
+func (in *intake) readAgain(ctx context.Context, d *delivery, stored *db.Delivery) ([]db.Admitted, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(d.left, commitReadTimeout))
 	defer cancel()
-	holders := make([]uuid.UUID, len(stored.Events))
+	admitted := make([]db.Admitted, len(stored.Events))
 	err := in.db.Tenant(ctx, stored.TenantID, func(tx db.TenantTx) (err error) {
 		for i, e := range stored.Events {
-			if holders[i], err = tx.EventFirst(ctx, stored.EndpointID, e.SourceEventID, e.Once); err != nil {
+			if admitted[i].Holder, err = tx.EventFirst(ctx, stored.EndpointID, e.SourceEventID, e.Once); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	return holders, err
+	return admitted, err
 }
 
 // refuse counts a refused delivery.
@@ -431,6 +435,18 @@ func (in *intake) away(w http.ResponseWriter, r *http.Request, codes source.Code
 	}
 	return in.answer(w, status, "database.unavailable", "The event could not be stored. Send it again.")
 }
+
+// full answers 429: the tenant has stored as many events in this hour as protects the store. Nothing of the delivery was stored.
+func (in *intake) full(w http.ResponseWriter, r *http.Request, d *delivery, until time.Time) string {
+	const reason = "limit.stored_per_hour"
+	in.refuse(r, d, reason, "As many events were stored in this hour as may be.")
+	seconds := int(math.Ceil(until.Sub(in.now()).Seconds()))
+	w.Header().Set("Retry-After", strconv.Itoa(min(max(seconds, 1), fullRetryMax)))
+	return in.answer(w, http.StatusTooManyRequests, reason, "As many events were stored in this hour as may be. Send it again later.")
+}
+
+// fullRetryMax is the longest that a source is asked to wait, in seconds: its clock and its patience are not ours.
+const fullRetryMax = 600
 
 // answer writes a problem document.
 func (in *intake) answer(w http.ResponseWriter, status int, code, detail string) string {

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/trace"
 
 	"sluice/db"
@@ -48,10 +47,10 @@ type pending struct {
 	answer   chan batchAnswer
 }
 
-// batchAnswer is, for each event of a delivery, the event that holds its keys.
+// batchAnswer is what became of each event of a delivery.
 type batchAnswer struct {
-	holders []uuid.UUID
-	err     error
+	admitted []db.Admitted
+	err      error
 }
 
 func newBatcher(deps Deps) *batcher {
@@ -64,9 +63,9 @@ func newBatcher(deps Deps) *batcher {
 	return b
 }
 
-// store waits until the delivery is committed, and answers for each event with the one that holds its keys. An error of ctx leaves open whether
+// store waits until the delivery is committed, and answers what became of each event. An error of ctx leaves open whether
 // it was: the source comes again, and finds a duplicate if so.
-func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.RunArgs) ([]uuid.UUID, error) {
+func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.RunArgs) ([]db.Admitted, error) {
 	p := &pending{ctx: ctx, delivery: d, posted: posted, bytes: len(d.Body) + len(d.Headers), answer: make(chan batchAnswer, 1)}
 	for _, e := range d.Events {
 		p.bytes += len(e.Document) + len(e.Verdicts)
@@ -80,7 +79,7 @@ func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.Run
 	}
 	select {
 	case a := <-p.answer:
-		return a.holders, a.err
+		return a.admitted, a.err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -137,9 +136,9 @@ func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
 func (b *batcher) flush(batch []*pending) {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
-	var holders [][]uuid.UUID
+	var admitted [][]db.Admitted
 	err := b.db.Door(ctx, func(tx db.DoorTx) (err error) {
-		holders, err = b.admit(ctx, tx, batch)
+		admitted, err = b.admit(ctx, tx, batch)
 		return err
 	})
 	if err != nil && len(batch) > 1 && !errors.Is(err, db.ErrUnavailable) && !errors.Is(err, db.ErrCommitUnknown) {
@@ -151,34 +150,38 @@ func (b *batcher) flush(batch []*pending) {
 	for i, p := range batch {
 		a := batchAnswer{err: err}
 		if err == nil {
-			a.holders = holders[i]
+			a.admitted = admitted[i]
 		}
 		p.answer <- a
 	}
 }
 
-// admit hands the batch over, and adds the jobs of the events that are new.
-func (b *batcher) admit(ctx context.Context, tx db.DoorTx, batch []*pending) ([][]uuid.UUID, error) {
+// admit hands the batch over, and adds the jobs of the events that are new, each in its place.
+func (b *batcher) admit(ctx context.Context, tx db.DoorTx, batch []*pending) ([][]db.Admitted, error) {
 	deliveries := make([]*db.Delivery, len(batch))
 	for i, p := range batch {
 		deliveries[i] = p.delivery
 	}
-	holders, err := tx.Admit(ctx, deliveries)
+	admitted, err := tx.Admit(ctx, deliveries)
 	if err != nil {
 		return nil, err
 	}
 	var posted []jobs.RunArgs
 	for i, p := range batch {
 		span := trace.SpanContextFromContext(p.ctx)
-		for j, e := range p.delivery.Events {
-			if holders[i][j] != e.ID {
-				continue
-			}
-			for _, run := range p.posted[j] {
-				run.Trace = span
+		for j := range p.delivery.Events {
+			for k, place := range admitted[i][j].Places {
+				if place.Held {
+					continue
+				}
+				run := p.posted[j][k]
+				run.Trace, run.Lag = span, place.Lag
+				if place.NotBefore.After(run.NotBefore) {
+					run.NotBefore = place.NotBefore
+				}
 				posted = append(posted, run)
 			}
 		}
 	}
-	return holders, b.poster.PostRuns(ctx, tx.Pgx(), posted)
+	return admitted, b.poster.PostRuns(ctx, tx.Pgx(), posted)
 }

@@ -23,6 +23,7 @@ import (
 	"sluice/db/dbtest"
 	"sluice/jobs"
 	"sluice/jobs/action"
+	"sluice/jobs/llm"
 	"sluice/jobs/outbound"
 	"sluice/tenants"
 )
@@ -86,7 +87,8 @@ func newAPI(t *testing.T, d *db.DB, log io.Writer, changes ...func(*api.Deps)) *
 	require.NoError(t, err)
 	deps := api.Deps{
 		DB: d, Poster: poster, Actions: action.New(outbound.New(outbound.Config{AllowLoopback: true})),
-		ModelFault: jobs.ModelFault([]string{"anthropic", "openai", "scripted"}), PublicURL: publicURL, Log: logger, Now: time.Now, Version: "0.0.0-test",
+		ModelFault: jobs.ModelFault([]string{"anthropic", "openai", "scripted"}), PriceNames: llm.PriceNames,
+		PublicURL: publicURL, Log: logger, Now: time.Now, Version: "0.0.0-test",
 		ProxyHeaders: []string{sourcetest.ClientCertHeader}, IntakeBatch: 256,
 	}
 	for _, change := range changes {

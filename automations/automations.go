@@ -55,6 +55,12 @@ type Spec struct {
 	CredentialID    string          `json:"credential_id"`     // of the provider's kind, whose key pays; "" means the tenant's newest, else the operator's
 	Priority        string          `json:"priority"`          // "urgent", "routine", or CEL that answers one of them; "" means routine
 	Fetch           *Fetch          `json:"fetch,omitempty"`   // what to read before the model is asked; nil is nothing
+
+	Retry        *RetrySpec `json:"retry,omitempty"`         // nil is every default
+	OverLimit    string     `json:"over_limit,omitempty"`    // one of OverHold, OverDrop and OverCheaper; "" means hold
+	CheaperModel string     `json:"cheaper_model,omitempty"` // "provider/model", with OverCheaper and only there
+	MaxCallUSD   string     `json:"max_call_usd,omitempty"`  // a decimal above 0: no call is made that may cost more; "" is no limit
+	Loop         *LoopSpec  `json:"loop,omitempty"`          // nil is every default
 }
 
 // A Prompt is the pair of templates that make the request to the model. At least one of them must say something.
@@ -90,14 +96,17 @@ func (f Fault) Error() string { return f.Place + ": " + f.Message }
 // A Compiled automation is a Spec that was found to be without fault, ready to be applied. It is immutable: many
 // goroutines may use it at once.
 type Compiled struct {
-	spec       Spec
-	when       *condition // nil: every event
-	priority   *condition // nil: spec.Priority is the answer
-	system     *template
-	user       *template
-	schema     *outputSchema // nil: the output is plain text
-	actionBody *template     // nil: the action has no body
-	fetchURL   *template     // nil: nothing is fetched
+	spec        Spec
+	when        *condition // nil: every event
+	priority    *condition // nil: spec.Priority is the answer
+	system      *template
+	user        *template
+	schema      *outputSchema // nil: the output is plain text
+	actionBody  *template     // nil: the action has no body
+	fetchURL    *template     // nil: nothing is fetched
+	retry       Retry
+	loop        Loop
+	maxCallPico int64 // 0: one call may cost anything
 }
 
 // Asks reports whether Matches or Priority look at the payload or the event. Where they do not, they take nil for the payload.
@@ -113,9 +122,10 @@ func Compile(s Spec) (*Compiled, []Fault) {
 	if s.Mode == "" {
 		s.Mode = ModeShadow
 	}
-	if s.MaxOutputTokens == 0 {
-		s.MaxOutputTokens = maxOutputTokensDefault
+	if s.OverLimit == "" {
+		s.OverLimit = OverHold
 	}
+	s.MaxOutputTokens = s.OutputTokens()
 	c := &Compiled{spec: s}
 	checkName(s.Name, fault)
 	c.when = compileWhen(s.When, fault)
@@ -137,6 +147,10 @@ func Compile(s Spec) (*Compiled, []Fault) {
 	checkMode(s.Mode, fault)
 	c.priority, c.spec.Priority = compilePriority(s.Priority, fault)
 	c.fetchURL, c.spec.Fetch = compileFetch(s.Fetch, fault)
+	c.retry, c.spec.Retry = compileRetry(s.Retry, fault)
+	checkOverLimit(s, fault)
+	c.maxCallPico = compileMaxCall(s.MaxCallUSD, fault)
+	c.loop, c.spec.Loop = compileLoop(s.Loop, fault)
 	if len(faults) > 0 {
 		return nil, faults
 	}

@@ -60,6 +60,7 @@ func TestCompile_TakesTheContractsExample(t *testing.T) {
 		"max_output_tokens": 600, "action": {"kind": "github_comment", "credential_id": "crd_1", "body": "{{ output.reply }}"},
 		"mode": "shadow", "priority": "routine"}`), &s))
 	c := compiled(t, s)
+	s.OverLimit = automations.OverHold // the one thing of it that is left out and filled in
 	require.Equal(t, s, c.Spec())
 }
 
@@ -149,6 +150,7 @@ func TestCompile_AnswersEveryFaultAtOnce(t *testing.T) {
 		When: "nope || nada", Model: "x", Prompt: automations.Prompt{System: "{{ a }} {{ b }}", User: "{% if %}"},
 		OutputSchema: json.RawMessage(`{"type": "array", "$id": "x"}`), MaxOutputTokens: -1, Mode: "review", Priority: "p",
 		Action: json.RawMessage(`{"body": "{{"}`),
+		Retry:  &automations.RetrySpec{Attempts: new(int)}, OverLimit: "x", CheaperModel: "y", MaxCallUSD: "z", Loop: &automations.LoopSpec{ActionsPerHour: new(int)},
 	})
 	var places []string
 	for _, f := range faults {
@@ -157,6 +159,7 @@ func TestCompile_AnswersEveryFaultAtOnce(t *testing.T) {
 	require.Equal(t, []string{
 		"name", "when", "when", "model", "prompt.system", "prompt.system", "prompt.user", "output_schema/type",
 		"output_schema/$id", "max_output_tokens", "action.kind", "action.body", "mode", "priority",
+		"retry.attempts", "over_limit", "cheaper_model", "max_call_usd", "loop.actions_per_hour",
 	}, places)
 }
 

@@ -172,7 +172,7 @@ func TestDuplicateWritesNothing(t *testing.T) {
 	require.NoError(t, b.DB.Door(t.Context(), func(tx db.DoorTx) error {
 		held, err := tx.Admit(t.Context(), []*db.Delivery{delivered(p, `{}`, eventNew("evt_1", "body-1"))})
 		require.NoError(t, err)
-		require.Equal(t, first.ID, held[0][0])
+		require.Equal(t, first.ID, held[0][0].Holder)
 		var xid *string
 		require.NoError(t, tx.Pgx().QueryRow(t.Context(), `select pg_current_xact_id_if_assigned()::text`).Scan(&xid))
 		require.Nil(t, xid)

@@ -70,6 +70,23 @@ func Open(ctx context.Context, c PoolConfig) (*pgxpool.Pool, error) {
 type DB struct {
 	app, system, door *pgxpool.Pool
 	sealer            *Sealer
+	clock             func() time.Time
+}
+
+// WithClock is a DB whose windows of limits are told by clock and not by the database: for tests of what happens at midnight.
+func (d *DB) WithClock(clock func() time.Time) *DB {
+	other := *d
+	other.clock = clock
+	return &other
+}
+
+// at is the moment to tell the database; nil, its own, is what everybody but a test wants.
+func (d *DB) at() *time.Time {
+	if d.clock == nil {
+		return nil
+	}
+	now := d.clock()
+	return &now
 }
 
 // Pools are the ways into the database.
@@ -90,6 +107,7 @@ type TenantTx struct {
 
 	tx     pgx.Tx
 	sealer *Sealer
+	at     *time.Time // see DB.WithClock
 }
 
 // Pgx hands the transaction to River, so that a job is added or completed with the rows it belongs to. Nothing else may use it.
@@ -110,7 +128,7 @@ func (d *DB) Tenant(ctx context.Context, id uuid.UUID, fn func(TenantTx) error) 
 	// One round trip for both; a uuid's text needs no quoting. The setting is the transaction's, so it never leaks through the pool.
 	begin := "begin; select set_config('sluice.tenant_id', '" + id.String() + "', true)"
 	return inTx(ctx, d.app, begin, func(tx pgx.Tx) error {
-		return fn(TenantTx{TenantID: id, tx: tx, sealer: d.sealer})
+		return fn(TenantTx{TenantID: id, tx: tx, sealer: d.sealer, at: d.at()})
 	})
 }
 

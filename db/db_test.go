@@ -30,9 +30,14 @@ func delivered(p planted, body string, events ...db.EventNew) *db.Delivery {
 // admit stores deliveries in one batch.
 func admit(tb testing.TB, d *db.DB, deliveries ...*db.Delivery) [][]uuid.UUID {
 	tb.Helper()
-	var held [][]uuid.UUID
-	require.NoError(tb, d.Door(tb.Context(), func(tx db.DoorTx) (err error) {
-		held, err = tx.Admit(tb.Context(), deliveries)
+	held := make([][]uuid.UUID, len(deliveries))
+	require.NoError(tb, d.Door(tb.Context(), func(tx db.DoorTx) error {
+		admitted, err := tx.Admit(tb.Context(), deliveries)
+		for i := range admitted {
+			for _, a := range admitted[i] {
+				held[i] = append(held[i], a.Holder)
+			}
+		}
 		return err
 	}))
 	return held

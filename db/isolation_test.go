@@ -23,6 +23,8 @@ const approvedPolicy = `(tenant_id = ( SELECT (NULLIF(current_setting('sluice.te
 var withoutTenant = map[string]string{
 	"operator_idempotency_keys": "the operator's requests; only sluice_system has a grant",
 	"operator_keys":             "the operator's keys; only sluice_system has a grant",
+	"provider_pauses":           "what providers asked of a key; only sluice_system has a grant",
+	"provider_states":           "what workers know of the providers; only sluice_system has a grant",
 	"prices":                    "the same for everybody, and public knowledge",
 	"run_steps":                 "the state machine itself",
 	"schema_migrations":         "golang-migrate's version",

@@ -67,11 +67,17 @@ type Run struct {
 	OrderSequence int64
 	// TokensSaved are those that were not spent on it, an estimate, where a newer event made it superfluous.
 	TokensSaved int64
+	// OverLimit is what becomes of it where it is over a limit: one of the Over constants.
+	OverLimit string
+	// Depth is how many of our own actions stand in the chain that led to its event.
+	Depth int
+	// HeldTokens and HeldPico are what it would reserve, where it was held for a limit.
+	HeldTokens, HeldPico int64
 }
 
 const runColumns = `r.tenant_id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, r.mode, r.priority, r.status, r.reason,
     r.detail, r.until, r.attempt, r.attempts_max, r.epoch, r.lease_until, r.output, r.cost_pico, r.created_at, r.started_at, r.finished_at,
-    r.updated_at, r.ordering, r.entity, r.ordered_at, r.order_sequence, r.tokens_saved`
+    r.updated_at, r.ordering, r.entity, r.ordered_at, r.order_sequence, r.tokens_saved, r.over_limit, r.depth, r.held_tokens, r.held_pico`
 
 // RunNew is a run to make of an event.
 type RunNew struct {
@@ -81,7 +87,19 @@ type RunNew struct {
 	Mode              string
 	Priority          string
 	Ordering          string // one of the Order constants
+	AttemptsMax       int    // 0 is the default
+	OverLimit         string // one of the Over constants; "" is OverHold
 }
+
+// attemptsDefault is how often a run is tried where nothing else is said.
+const attemptsDefault = 5
+
+// What becomes of a run that is over a limit.
+const (
+	OverHold    = "hold"    // it waits until the window turns or the limit is raised
+	OverDrop    = "drop"    // it is skipped
+	OverCheaper = "cheaper" // it is asked of a cheaper model, and held where that does not fit either
+)
 
 // How the runs of one entity stand to each other.
 const (

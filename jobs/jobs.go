@@ -24,9 +24,11 @@ import (
 	"sluice/db"
 )
 
-// The queues: a slow target must not take the places of model calls.
+// The queues: a slow target must not take the places of model calls, and what is urgent and what is routine have workers of their own, so that
+// neither starves the other.
 const (
 	runQueue    = "runs"
+	urgentQueue = "runs_urgent"
 	actionQueue = "actions"
 )
 
@@ -41,6 +43,10 @@ type RunArgs struct {
 
 	// NotBefore, if not zero, is when the job may begin.
 	NotBefore time.Time `json:"-"`
+	// Urgent puts the job into the queue of urgent runs.
+	Urgent bool `json:"-"`
+	// Lag is how far its tenant is ahead of its share: what decides who goes first.
+	Lag time.Duration `json:"-"`
 	// Trace, if valid, is the trace of the run's event, where many are posted at once.
 	Trace trace.SpanContext `json:"-"`
 }
@@ -48,9 +54,36 @@ type RunArgs struct {
 // Kind is River's name of the job.
 func (RunArgs) Kind() string { return "run" }
 
-// InsertOpts are the job's queue, and when it may begin.
+// InsertOpts are the job's queue, its place in it, and when it may begin.
 func (a RunArgs) InsertOpts() river.InsertOpts {
-	return river.InsertOpts{Queue: runQueue, MaxAttempts: riverAttemptsMax, ScheduledAt: a.NotBefore}
+	opts := river.InsertOpts{Queue: runQueue, MaxAttempts: riverAttemptsMax, Priority: classOf(a.Lag), ScheduledAt: a.NotBefore}
+	if a.Urgent {
+		opts.Queue = urgentQueue
+	}
+	if opts.Priority == lastClass && a.NotBefore.IsZero() {
+		// Within the last class jobs are fetched in the order of their virtual times: a day is taken off so that none is in the future.
+		opts.ScheduledAt = time.Now().Add(a.Lag - tailBehind)
+	}
+	return opts
+}
+
+// The classes of a tenant's lag are River's priorities, 1 first (queue.md, e3): what is within its share goes first, and a flood sorts behind the
+// single events of others. A retry keeps its job and its class.
+const (
+	lastClass  = 4
+	tailBehind = 24 * time.Hour
+)
+
+// classBounds are the lags up to which a job is of class 1, 2 and 3.
+var classBounds = [lastClass - 1]time.Duration{time.Second, 10 * time.Second, time.Minute}
+
+func classOf(lag time.Duration) int {
+	for i, bound := range classBounds {
+		if lag <= bound {
+			return i + 1
+		}
+	}
+	return lastClass
 }
 
 // ActionArgs name an action.
