@@ -66,6 +66,7 @@ func New(deps Deps) *API {
 	a.intake = newIntake(deps)
 
 	// The surface, in one screen.
+	a.registerAlertChannels()
 	a.registerAlerts()
 	a.registerAutomations()
 	a.registerCredentials()
@@ -73,6 +74,8 @@ func New(deps Deps) *API {
 	a.registerEvents()
 	a.registerHealth()
 	a.registerKeys()
+	a.registerLimits()
+	a.registerProviders()
 	a.registerRejections()
 	a.registerRuns()
 	a.registerSources()

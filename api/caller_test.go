@@ -21,7 +21,8 @@ var publicRoutes = []string{"GET /docs", "GET /healthz", "GET /openapi.json", "G
 
 // unknownID is an id of every prefix that exists nowhere.
 var unknownID = map[string]string{
-	"automations": "aut_01980000000070008000000000000000", "credentials": "crd_01980000000070008000000000000000",
+	"alert-channels": "chn_01980000000070008000000000000000",
+	"automations":    "aut_01980000000070008000000000000000", "credentials": "crd_01980000000070008000000000000000",
 	"endpoints": "end_01980000000070008000000000000000", "events": "evt_01980000000070008000000000000000",
 	"keys": "key_01980000000070008000000000000000", "runs": "run_01980000000070008000000000000000",
 	"tenants": "tnt_01980000000070008000000000000000",
@@ -34,6 +35,7 @@ var bodies = map[string]any{
 	"PATCH /v1/credentials/{id}":      map[string]any{"name": "x"},
 	"PATCH /v1/endpoints/{id}":        map[string]any{"name": "x"},
 	"PATCH /v1/tenants/{id}":          map[string]any{"name": "x"},
+	"PUT /v1/tenants/{id}/limits":     map[string]any{},
 }
 
 func TestEveryRouteNamesWhoMayCallIt(t *testing.T) {
@@ -96,6 +98,8 @@ func TestAnothersIDAnswersAsNone(t *testing.T) {
 	endpoint := b.endpoint(owner).text("id")
 	theirs := map[string]string{
 		"endpoints": endpoint, "automations": b.automation(owner, endpoint).text("id"), "events": b.event(owner, endpoint),
+		"alert-channels": b.call(owner.admin, "POST", "/v1/alert-channels", webhookChannel("https://hooks.example.com")).is(201).text("id"),
+
 		"credentials": b.call(owner.admin, "POST", "/v1/credentials", map[string]any{"name": "c", "kind": "callback"}).is(201).text("id"),
 		"keys":        b.call(owner.admin, "POST", "/v1/keys", map[string]any{"name": "k", "role": "viewer"}).is(201).text("id"),
 	}
@@ -126,7 +130,7 @@ func TestAnothersIDAnswersAsNone(t *testing.T) {
 	require.Greater(t, walked, 15)
 	// Lists and filters, too.
 	for _, list := range []string{
-		"/v1/endpoints", "/v1/automations", "/v1/credentials", "/v1/events", "/v1/runs", "/v1/usage/entries", "/v1/rejections",
+		"/v1/alert-channels", "/v1/endpoints", "/v1/automations", "/v1/credentials", "/v1/events", "/v1/runs", "/v1/usage/entries", "/v1/rejections",
 		"/v1/runs?event_id=" + theirs["events"], "/v1/events?endpoint_id=" + endpoint, "/v1/automations?endpoint_id=" + endpoint,
 		"/v1/runs?automation_id=" + theirs["automations"], "/v1/rejections?endpoint_id=" + endpoint, "/v1/usage/entries?endpoint_id=" + endpoint,
 	} {

@@ -25,6 +25,10 @@ type Credential struct {
 	Version   int       `json:"version"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
+
+	Actor        string     `json:"actor,omitempty" doc:"who the credential is at its service: what comes from there as an event was caused by an automation" example:"acme-bot[bot]"`
+	PausedAt     *time.Time `json:"paused_at,omitempty" doc:"since when it is not used: its service refuses it, or there is no money left"`
+	PausedReason string     `json:"paused_reason,omitempty" doc:"why, for a person"`
 }
 
 func (c Credential) version() int { return c.Version }
@@ -39,7 +43,7 @@ type NewCredential struct {
 func toCredential(c db.Credential) Credential {
 	return Credential{
 		ID: tenants.FormatID(tenants.CredentialPrefix, c.ID), Name: c.Name, Kind: c.Kind, Last4: c.Last4, Version: c.Version,
-		CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC(),
+		CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC(), Actor: c.Actor, PausedAt: utc(c.PausedAt), PausedReason: c.PausedReason,
 	}
 }
 
@@ -73,7 +77,9 @@ type credentialUpdateInput struct {
 	ID   string `path:"id" doc:"crd_..."`
 	Body struct {
 		Name   *string `json:"name,omitempty" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
-		Secret *string `json:"secret,omitempty" maxLength:"8192" writeOnly:"true"`
+		Secret *string `json:"secret,omitempty" maxLength:"8192" doc:"ends its pause, too" writeOnly:"true"`
+		Actor  *string `json:"actor,omitempty" maxLength:"200" pattern:"^([^\\x00-\\x20\\x7f]([^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f])?)?$" patternDescription:"text without control characters and without blanks around it" doc:"who the credential is at its service: a login or an id, as its events name whoever caused them; with the name of the source and a colon before it, of that source only; empty says nothing" example:"acme-bot[bot]"`
+		Paused *bool   `json:"paused,omitempty" enum:"false" doc:"false ends its pause"`
 	}
 }
 
@@ -97,7 +103,8 @@ func (a *API) registerCredentials() {
 	}, a.credentialGet)
 	register(a, adminRole, huma.Operation{
 		OperationID: "update-credential", Method: http.MethodPatch, Path: "/v1/credentials/{id}", Tags: []string{"Credentials"},
-		Summary: "Rename a credential, or replace its secret",
+		Summary:     "Rename a credential, replace its secret, end its pause, or say who it is",
+		Description: "A credential that its service refused, or that has no money left, is paused: a new secret or \"paused\": false lets it be used again.",
 	}, a.credentialUpdate)
 	register(a, adminRole, huma.Operation{
 		OperationID: "delete-credential", Method: http.MethodDelete, Path: "/v1/credentials/{id}", Tags: []string{"Credentials"},
@@ -224,14 +231,14 @@ func (a *API) credentialUpdate(ctx context.Context, in *credentialUpdateInput) (
 		if c, err = tx.CredentialGet(ctx, id); err != nil {
 			return err
 		}
-		secret := tenants.Secret{}
+		change := db.CredentialChange{Name: in.Body.Name, Actor: in.Body.Actor, Resume: in.Body.Paused != nil}
 		if in.Body.Secret != nil {
 			if fault := a.secretFault(c.Kind, *in.Body.Secret); fault != "" {
 				return invalidAt("body.secret", fault)
 			}
-			secret = tenants.NewSecret(*in.Body.Secret)
+			change.Secret = tenants.NewSecret(*in.Body.Secret)
 		}
-		c, err = tx.CredentialUpdate(ctx, id, in.Body.Name, secret, in.Version)
+		c, err = tx.CredentialUpdate(ctx, id, change, in.Version)
 		return err
 	})
 	if err != nil {

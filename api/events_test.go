@@ -51,13 +51,13 @@ func (w worked) answered(step db.RunStep) {
 	w.tx(func(ctx context.Context, tx db.TenantTx) error {
 		r, err := tx.RunClaim(ctx, w.uuid, time.Minute)
 		require.NoError(w.b.t, err)
-		call := db.Call{ID: tenants.NewID(), RunID: r.ID, Epoch: r.Epoch, Provider: "scripted", ModelAsked: "echo-1", PriceID: 9020, RequestSHA256: []byte("x")}
-		require.NoError(w.b.t, tx.CallIntend(ctx, call))
-		require.NoError(w.b.t, tx.CallSend(ctx, call.ID, r.Epoch))
+		call := db.Call{ID: tenants.NewID(), RunID: r.ID, Epoch: r.Epoch, Provider: "scripted", ModelAsked: "echo-1", PriceID: 9020, RequestSHA256: []byte("x"), Part: db.CallAsk}
+		granted, err := tx.CallsSend(ctx, []db.Call{call})
+		require.NoError(w.b.t, err)
+		require.Equal(w.b.t, []db.Granted{{ID: call.ID}}, granted)
 		call.ModelServed, call.Finish, call.CostPico = "echo-1", "stop", 412_000_000
 		call.Tokens = db.Tokens{InputUncached: 7, InputCacheRead: 1, OutputVisible: 3, OutputReasoning: 1}
-		require.NoError(w.b.t, tx.CallReceive(ctx, call))
-		require.NoError(w.b.t, tx.EntryInsert(ctx, call.ID, db.EntryCharge))
+		require.NoError(w.b.t, tx.CallsReceive(ctx, []db.Call{call}))
 		step.Output = json.RawMessage(`{"reply":"yes"}`)
 		return tx.RunStep(ctx, r.ID, r.Epoch, step)
 	})
@@ -76,13 +76,13 @@ func (w worked) effect(state string) uuid.UUID {
 		if state == db.ActionIntended {
 			return nil
 		}
-		a, err := tx.ActionClaim(ctx, id, time.Minute)
+		held, err := tx.ActionsClaim(ctx, []uuid.UUID{id}, time.Minute)
 		require.NoError(w.b.t, err)
 		receipt := json.RawMessage(nil)
 		if state == db.ActionConfirmed {
 			receipt = json.RawMessage(`{"status":204,"note":"the callback was accepted"}`)
 		}
-		return tx.ActionStep(ctx, a, db.ActionStep{State: state, Reason: map[bool]string{true: "", false: "action.refused"}[state == db.ActionConfirmed], Detail: "the target answered", Status: 204, Receipt: receipt})
+		return tx.ActionStep(ctx, held[0].Action, db.ActionStep{State: state, Reason: map[bool]string{true: "", false: "action.refused"}[state == db.ActionConfirmed], Detail: "the target answered", Status: 204, Receipt: receipt})
 	})
 	return id
 }

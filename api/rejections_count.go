@@ -203,5 +203,5 @@ func keptHeader(lower string) bool {
 	if strings.HasPrefix(lower, "x-forwarded") || strings.HasPrefix(lower, "x-real") {
 		return false
 	}
-	return strings.HasPrefix(lower, "x-") || strings.HasPrefix(lower, "webhook-") || strings.HasPrefix(lower, "svix-")
+	return strings.HasPrefix(lower, "x-") || strings.HasPrefix(lower, "webhook-") || strings.HasPrefix(lower, "svix-") || strings.HasPrefix(lower, "sluice-")
 }

@@ -37,6 +37,7 @@ type Run struct {
 	CostUSD           string     `json:"cost_usd" example:"0.000412"`
 	Order             string     `json:"order,omitempty" enum:"latest,serial" doc:"how it stands to the runs of the same entity; left out where it stands on its own"`
 	TokensSaved       int64      `json:"tokens_saved,omitempty" doc:"what was not spent on it, an estimate, since a newer event made it superfluous"`
+	Depth             int        `json:"depth,omitempty" doc:"how many of our own actions stand in the chain that led to its event"`
 	CreatedAt         time.Time  `json:"created_at"`
 	StartedAt         *time.Time `json:"started_at,omitempty"`
 	FinishedAt        *time.Time `json:"finished_at,omitempty"`
@@ -47,9 +48,16 @@ type Run struct {
 type RunFull struct {
 	Run
 
-	Output  any      `json:"output,omitempty" doc:"what the model answered, as the automation takes it"`
-	Calls   []Call   `json:"calls"`
-	Actions []Action `json:"actions"`
+	Output   any      `json:"output,omitempty" doc:"what the model answered, as the automation takes it"`
+	Calls    []Call   `json:"calls"`
+	Actions  []Action `json:"actions"`
+	CausedBy *Cause   `json:"caused_by,omitempty" doc:"which of our own actions caused its event, where that is known"`
+}
+
+// Cause is an action of ours that caused an event.
+type Cause struct {
+	ActionID string `json:"action_id" example:"act_01980000000070008000000000000000"`
+	RunID    string `json:"run_id" example:"run_01980000000070008000000000000000"`
 }
 
 // Call is one request to a model.
@@ -121,6 +129,7 @@ func toRun(r db.Run) Run {
 		EndpointID: tenants.FormatID(tenants.EndpointPrefix, r.EndpointID), AutomationID: tenants.FormatID(tenants.AutomationPrefix, r.AutomationID),
 		AutomationVersion: r.AutomationVersion, Mode: r.Mode, Priority: r.Priority, Status: string(r.Status), Reason: r.Reason, Detail: r.Detail,
 		Until: utc(r.Until), Attempt: r.Attempt, AttemptsMax: r.AttemptsMax, CostUSD: usdOf(r.CostPico), TokensSaved: r.TokensSaved, Order: strings.TrimPrefix(r.Ordering, db.OrderNone),
+		Depth:     r.Depth,
 		CreatedAt: r.CreatedAt.UTC(), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt), UpdatedAt: r.UpdatedAt.UTC(),
 	}
 }
@@ -232,6 +241,20 @@ func (a *API) runList(ctx context.Context, in *runListInput) (*listed[Run], erro
 	return pageOf(rows, in.Limit, toRun, func(r db.Run) string { return byID(r.ID) }), err
 }
 
+// causedBy reads which of our actions caused a run's event; nil for none, or none that is known.
+func causedBy(ctx context.Context, tx db.TenantTx, r db.Run) (*Cause, error) {
+	if r.Depth == 0 {
+		return nil, nil //nolint:nilnil // most events are caused by somebody else
+	}
+	cause, err := tx.LoopCause(ctx, r.ID)
+	if errors.Is(err, db.ErrNotFound) {
+		return nil, nil //nolint:nilnil // only the actor is known
+	} else if err != nil {
+		return nil, err
+	}
+	return &Cause{ActionID: tenants.FormatID(tenants.ActionPrefix, cause.ActionID), RunID: tenants.FormatID(tenants.RunPrefix, cause.RunID)}, nil
+}
+
 // runRead reads all that a run did.
 func runRead(ctx context.Context, tx db.TenantTx, r db.Run) (RunFull, error) {
 	out := RunFull{Run: toRun(r), Calls: []Call{}, Actions: []Action{}}
@@ -246,6 +269,9 @@ func runRead(ctx context.Context, tx db.TenantTx, r db.Run) (RunFull, error) {
 	}
 	for _, c := range calls {
 		out.Calls = append(out.Calls, toCall(c))
+	}
+	if out.CausedBy, err = causedBy(ctx, tx, r); err != nil {
+		return out, err
 	}
 	actions, err := tx.ActionList(ctx, r.ID)
 	if err != nil || len(actions) == 0 {

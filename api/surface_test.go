@@ -50,7 +50,7 @@ func TestBadInputNamesEveryField(t *testing.T) {
 	}{
 		"missing":       {of.admin, "POST", "/v1/keys", map[string]any{}, []string{"body.name", "body.role"}},
 		"unknown":       {of.admin, "POST", "/v1/keys", map[string]any{"name": "a", "role": "boss", "rôle": 1}, []string{"body.role", "body.rôle"}},
-		"limits":        {b.operator, "POST", "/v1/tenants", map[string]any{"name": "a", "limits": map[string]any{}}, []string{"body.limits"}},
+		"limits":        {b.operator, "POST", "/v1/tenants", map[string]any{"name": "a", "limits": map[string]any{"burst": 0}}, []string{"body.limits.burst"}},
 		"zone":          {b.operator, "POST", "/v1/tenants", map[string]any{"name": "a", "time_zone": "Mars/Base"}, []string{"body.time_zone"}},
 		"control":       {of.admin, "POST", "/v1/keys", map[string]any{"name": "a\x00b", "role": "viewer"}, []string{"body.name"}},
 		"query":         {of.viewer, "GET", "/v1/runs?limit=0&cursor=%21&status=odd", nil, []string{"query.limit", "query.cursor", "query.status"}},

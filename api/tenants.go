@@ -47,6 +47,8 @@ type tenantCreateInput struct {
 	Body struct {
 		Name     string `json:"name" minLength:"1" maxLength:"200" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
 		TimeZone string `json:"time_zone,omitempty" default:"UTC" maxLength:"64" doc:"a name of the IANA time zone database" example:"Europe/Berlin"`
+
+		Limits *LimitsConfig `json:"limits,omitempty" doc:"as PUT /v1/tenants/{id}/limits takes them; left out, nothing is limited"`
 	}
 }
 
@@ -122,13 +124,27 @@ func pathID(prefix, text string) (uuid.UUID, error) {
 const faultTimeZone = "expected a name of the IANA time zone database, such as Europe/Berlin"
 
 func (a *API) tenantCreate(ctx context.Context, in *tenantCreateInput) (*made[NewTenant], error) {
+	var limits db.Limits
+	var raises []db.LimitRaise
+	var faults []Fault
+	if in.Body.Limits != nil {
+		limits, raises, faults = in.Body.Limits.rows("body.limits", a.deps.Now())
+	}
 	if _, ok := tenants.ParseTimeZone(in.Body.TimeZone); !ok {
-		return nil, invalidAt("body.time_zone", faultTimeZone)
+		faults = append(faults, Fault{Location: "body.time_zone", Message: faultTimeZone})
+	}
+	if err := invalid(faults); err != nil {
+		return nil, err
 	}
 	return createAsOperator(ctx, a, in.Creating, in.Body, func(tx db.SystemTx) (uuid.UUID, NewTenant, error) {
 		t, err := tx.TenantInsert(ctx, in.Body.Name, in.Body.TimeZone)
 		if err != nil {
 			return uuid.Nil, NewTenant{}, err
+		}
+		if in.Body.Limits != nil {
+			if _, err := tx.LimitsPut(ctx, t.TenantID, limits, raises); err != nil {
+				return uuid.Nil, NewTenant{}, err
+			}
 		}
 		text, err := tenants.NewKey(false)
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"math/big"
 	"net/http"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -51,11 +50,15 @@ func (t *Tokens) add(o Tokens) {
 
 // Usage is the sum of one group; it names what it is grouped by.
 type Usage struct {
-	Day          string `json:"day,omitempty" doc:"a day of the tenant's time zone" example:"2026-11-23"`
-	EndpointID   string `json:"endpoint_id,omitempty"`
-	AutomationID string `json:"automation_id,omitempty"`
-	Model        string `json:"model,omitempty" doc:"provider/model, as it was asked"`
-	Calls        int64  `json:"calls"`
+	Day            string `json:"day,omitempty" doc:"a day of the tenant's time zone" example:"2026-11-23"`
+	EndpointID     string `json:"endpoint_id,omitempty"`
+	EndpointName   string `json:"endpoint_name,omitempty" doc:"with group_by=endpoint: its name as of now"`
+	AutomationID   string `json:"automation_id,omitempty"`
+	AutomationName string `json:"automation_name,omitempty" doc:"with group_by=automation: its name as of now"`
+	Model          string `json:"model,omitempty" doc:"provider/model, as it was asked"`
+	ModelServed    string `json:"model_served,omitempty" doc:"provider/model, as the provider says who answered; nothing after the slash where no answer came"`
+	Kind           string `json:"kind,omitempty" enum:"charge,orphan,adjust"`
+	Calls          int64  `json:"calls" doc:"a call counts where it was first booked; a correction counts none"`
 	Tokens
 
 	CostUSD string `json:"cost_usd" example:"0.000412"`
@@ -93,7 +96,8 @@ type Entry struct {
 	PriceID           int64     `json:"price_id"`
 	Tokens
 
-	AmountUSD string `json:"amount_usd"`
+	AmountUSD string `json:"amount_usd" doc:"an adjust may be negative"`
+	Note      string `json:"note,omitempty" doc:"why a correction was made"`
 }
 
 func toUsage(u db.Usage) Usage {
@@ -107,8 +111,12 @@ func toUsage(u db.Usage) Usage {
 	if u.AutomationID != nil {
 		out.AutomationID = tenants.FormatID(tenants.AutomationPrefix, *u.AutomationID)
 	}
-	if u.Model != nil {
-		out.Model = *u.Model
+	for field, value := range map[*string]*string{
+		&out.EndpointName: u.EndpointName, &out.AutomationName: u.AutomationName, &out.Model: u.Model, &out.ModelServed: u.ModelServed, &out.Kind: u.Kind,
+	} {
+		if value != nil {
+			*field = *value
+		}
 	}
 	return out
 }
@@ -119,7 +127,7 @@ func toEntry(e db.Entry) Entry {
 		RunID: tenants.FormatID(tenants.RunPrefix, e.RunID), EventID: tenants.FormatID(tenants.EventPrefix, e.EventID),
 		EndpointID: tenants.FormatID(tenants.EndpointPrefix, e.EndpointID), AutomationID: tenants.FormatID(tenants.AutomationPrefix, e.AutomationID),
 		AutomationVersion: e.AutomationVersion, Provider: e.Provider, ModelAsked: e.ModelAsked, ModelServed: e.ModelServed, PriceID: e.PriceID,
-		Tokens: toTokens(e.Tokens), AmountUSD: usdOf(e.AmountPico),
+		Tokens: toTokens(e.Tokens), AmountUSD: usdOf(e.AmountPico), Note: e.Note,
 	}
 }
 
@@ -145,7 +153,7 @@ type usageInput struct {
 	Caller
 	UsageFilter
 
-	GroupBy string `query:"group_by" maxLength:"100" doc:"day, endpoint, automation, model: several with commas between; left out, one sum of all" example:"day,model"`
+	GroupBy string `query:"group_by" maxLength:"100" doc:"day, endpoint, automation, model, model_served, kind: several with commas between; left out, one sum of all" example:"day,model"`
 	Accept  string `header:"Accept" doc:"text/csv gives a file"`
 }
 
@@ -163,8 +171,9 @@ type streamed struct{ Body func(huma.Context) }
 func (a *API) registerUsage() {
 	register(a, viewerRole, huma.Operation{
 		OperationID: "get-usage", Method: http.MethodGet, Path: "/v1/usage", Tags: []string{"Usage"}, Summary: "Sum the ledger by groups",
-		Description: "Days are those of the tenant's time zone. Money is exact, in decimals of USD.",
-		Responses:   documented[UsageReport](a),
+		Description: "Days are those of the tenant's time zone. Money is exact, in decimals of USD. What was committed before the request is in the sums, " +
+			"and model is the model that was asked; group by model_served for the one that answered.",
+		Responses: documented[UsageReport](a),
 	}, a.usage)
 	register(a, viewerRole, huma.Operation{
 		OperationID: "list-usage-entries", Method: http.MethodGet, Path: "/v1/usage/entries", Tags: []string{"Usage"}, Summary: "List the ledger",
@@ -182,29 +191,25 @@ func documented[T any](a *API) map[string]*huma.Response {
 }
 
 // groupNames are what usage can be grouped by.
-var groupNames = []string{"day", "endpoint", "automation", "model"}
+var groupNames = []string{"day", "endpoint", "automation", "model", "model_served", "kind"}
 
 func groupsOf(text string) (by db.UsageBy, names []string, err error) {
 	if text == "" {
 		return by, nil, nil
 	}
+	switches := map[string]*bool{
+		"day": &by.Day, "endpoint": &by.Endpoint, "automation": &by.Automation, "model": &by.Model, "model_served": &by.ModelServed, "kind": &by.Kind,
+	}
 	for name := range strings.SplitSeq(text, ",") {
 		name = strings.TrimSpace(name)
-		switch name {
-		case "day":
-			by.Day = true
-		case "endpoint":
-			by.Endpoint = true
-		case "automation":
-			by.Automation = true
-		case "model":
-			by.Model = true
-		default:
+		on, ok := switches[name]
+		if !ok {
 			return by, nil, invalidAt("query.group_by", "expected "+strings.Join(groupNames, ", ")+", with commas between")
 		}
-		if !slices.Contains(names, name) {
+		if !*on {
 			names = append(names, name)
 		}
+		*on = true
 	}
 	return by, names, nil
 }

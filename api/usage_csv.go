@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"mime"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -53,16 +54,28 @@ func csvFile(name, next string, records [][]string) *streamed {
 	}}
 }
 
-// harmless keeps a spreadsheet from taking a field for a formula: what begins as one gets an apostrophe before it (OWASP, CSV injection). A
-// negative amount is a number, and stays one.
+// A number may begin with a minus; nothing else that could be a formula may stay as it is.
+var plainNumber = regexp.MustCompile(`^-?[0-9]+(\.[0-9]+)?$`)
+
+// formulaBegins finds where a spreadsheet could begin to read a formula: at the start of a field, behind what it skips there (spaces, control and
+// format characters), or behind what it may take for the end of a cell, where it splits by something other than commas. The signs have full-width
+// forms that some take for the same.
+var formulaBegins = regexp.MustCompile(`(^|[;|\t\r\n])([\p{Z}\p{C}'"]*)([=+\-@＝＋－＠﹢﹣﹦﹫−])`)
+
+// controlBegins is a field that begins with a character which some readers cut off.
+var controlBegins = regexp.MustCompile(`^\p{C}`)
+
+// harmless keeps a spreadsheet from taking a field, or a part of one, for a formula: what begins as one gets an apostrophe before it (OWASP, CSV
+// injection).
 func harmless(field string) string {
-	if field == "" || !strings.ContainsRune("=+-@\t\r\n", rune(field[0])) {
+	if plainNumber.MatchString(field) {
 		return field
 	}
-	if field[0] == '-' && strings.Trim(field[1:], "0123456789.") == "" {
-		return field
+	safe := formulaBegins.ReplaceAllString(field, "$1'$2$3")
+	if controlBegins.MatchString(safe) {
+		return "'" + safe
 	}
-	return "'" + field
+	return safe
 }
 
 // tokenColumns are the names of what tokenFields writes.
@@ -80,26 +93,32 @@ func tokenFields(t Tokens) []string {
 	return fields
 }
 
-// usageRecords has a column for each group that was asked for, in that order.
+// usageRecords has the columns of each group that was asked for, in that order.
 func usageRecords(groups []string, rows []Usage) [][]string {
-	column := map[string]struct {
+	type column struct {
 		name string
 		of   func(Usage) string
-	}{
-		"day":        {"day", func(u Usage) string { return u.Day }},
-		"endpoint":   {"endpoint_id", func(u Usage) string { return u.EndpointID }},
-		"automation": {"automation_id", func(u Usage) string { return u.AutomationID }},
-		"model":      {"model", func(u Usage) string { return u.Model }},
 	}
+	known := map[string][]column{
+		"day":          {{"day", func(u Usage) string { return u.Day }}},
+		"endpoint":     {{"endpoint_id", func(u Usage) string { return u.EndpointID }}, {"endpoint_name", func(u Usage) string { return u.EndpointName }}},
+		"automation":   {{"automation_id", func(u Usage) string { return u.AutomationID }}, {"automation_name", func(u Usage) string { return u.AutomationName }}},
+		"model":        {{"model", func(u Usage) string { return u.Model }}},
+		"model_served": {{"model_served", func(u Usage) string { return u.ModelServed }}},
+		"kind":         {{"kind", func(u Usage) string { return u.Kind }}},
+	}
+	var columns []column
 	var head []string
 	for _, g := range groups {
-		head = append(head, column[g].name)
+		for _, c := range known[g] {
+			columns, head = append(columns, c), append(head, c.name)
+		}
 	}
 	records := [][]string{append(append(append(head, "calls"), tokenColumns...), "cost_usd")}
 	for _, u := range rows {
 		var record []string
-		for _, g := range groups {
-			record = append(record, column[g].of(u))
+		for _, c := range columns {
+			record = append(record, c.of(u))
 		}
 		record = append(append(record, strconv.FormatInt(u.Calls, 10)), tokenFields(u.Tokens)...)
 		records = append(records, append(record, u.CostUSD))
@@ -112,13 +131,13 @@ func entryRecords(rows []Entry) [][]string {
 		"id", "kind", "at", "call_id", "run_id", "event_id", "endpoint_id", "automation_id", "automation_version", "provider", "model_asked",
 		"model_served", "price_id",
 	}
-	records := [][]string{append(append(head, tokenColumns...), "amount_usd")}
+	records := [][]string{append(append(head, tokenColumns...), "amount_usd", "note")}
 	for _, e := range rows {
 		record := []string{
 			e.ID, e.Kind, e.At.Format(time.RFC3339Nano), e.CallID, e.RunID, e.EventID, e.EndpointID, e.AutomationID, strconv.Itoa(e.AutomationVersion),
 			e.Provider, e.ModelAsked, e.ModelServed, strconv.FormatInt(e.PriceID, 10),
 		}
-		records = append(records, append(append(record, tokenFields(e.Tokens)...), e.AmountUSD))
+		records = append(records, append(append(record, tokenFields(e.Tokens)...), e.AmountUSD, e.Note))
 	}
 	return records
 }

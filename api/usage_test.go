@@ -33,7 +33,10 @@ func TestCSVFieldsAreNoFormulas(t *testing.T) {
 	t.Parallel()
 	for field, want := range map[string]string{
 		"": "", "plain": "plain", "=1+1": "'=1+1", "+1": "'+1", "@SUM(A1)": "'@SUM(A1)", "\tx": "'\tx", "\rx": "'\rx", "\nx": "'\nx", "-1+1": "'-1+1",
-		"-cmd|' /C calc'!A0": "'-cmd|' /C calc'!A0", "-0.5": "-0.5", "a=b": "a=b",
+		"-cmd|' /C calc'!A0": "'-cmd|' /C calc'!A0", "-0.5": "-0.5", "a=b": "a=b", "-1.2.3": "'-1.2.3", "-": "'-", "-0.000000000005": "-0.000000000005",
+		" =1": "' =1", "\u00a0\ufeff=1": "'\u00a0\ufeff=1", "\x00=1": "'\x00=1", "\ufeffplain": "'\ufeffplain", "＝1": "'＝1", "−1": "'−1",
+		"x;=1": "x;'=1", "x\t+1": "x\t'+1", "x\n=1": "x\n'=1", "'=1": "''=1", "\"=1": "'\"=1", "a|-1": "a|'-1", "a, \"b\"": "a, \"b\"", "Prüfung 检查": "Prüfung 检查",
+		"2026-11-23": "2026-11-23", "2026-11-23T10:00:00.5Z": "2026-11-23T10:00:00.5Z", "scripted/echo-1": "scripted/echo-1", "café – ok": "café – ok",
 	} {
 		require.Equal(t, want, api.Harmless(field))
 	}
@@ -67,6 +70,12 @@ func TestUsage(t *testing.T) {
 	require.Equal(t, time.Now().UTC().Format(time.DateOnly), grouped[0]["day"])
 	require.Equal(t, "scripted/echo-1", grouped[0]["model"])
 	require.Equal(t, "0.000412", grouped[0]["cost_usd"])
+	require.Equal(t, "triage", grouped[0]["automation_name"])
+	require.Equal(t, "in", grouped[0]["endpoint_name"])
+	served := b.call(of.viewer, "GET", "/v1/usage?group_by=model_served,%20kind", nil).is(200).rows()
+	require.Len(t, served, 1)
+	require.Equal(t, []any{"scripted/echo-1", "charge"}, []any{served[0]["model_served"], served[0]["kind"]})
+	require.Contains(t, b.call(of.viewer, "GET", "/v1/usage?group_by=day,hour", nil).is(422).faults()["query.group_by"], "model_served, kind")
 	require.Empty(t, b.call(of.viewer, "GET", "/v1/usage?endpoint_id=odd", nil).is(200).rows())
 	require.Equal(t, "0", b.call(of.viewer, "GET", "/v1/usage?model=other/x", nil).is(200).text("totals.cost_usd"))
 
@@ -97,6 +106,21 @@ func TestUsageAsCSV(t *testing.T) {
 	require.Equal(t, []string{"model", "calls"}, records[0][:2])
 	require.Equal(t, `'=HYPERLINK("http://x")/+1`, records[1][0])
 	require.Equal(t, "-0.000000000005", records[1][len(records[1])-1])
+
+	// Names that a person chose, grouped by several.
+	_, err = b.Owner.Exec(t.Context(), `update sluice.automations set name = $1`, "=cmd|' /C calc'!A0, \"quoted\"\nnext 检查")
+	require.NoError(t, err)
+	named := b.call(of.viewer, "GET", "/v1/usage?group_by=kind,automation,model_served,endpoint,kind", nil, "Accept", "text/csv").is(200)
+	records, err = csv.NewReader(strings.NewReader(string(named.body))).ReadAll()
+	require.NoError(t, err)
+	require.Equal(t, []string{"kind", "automation_id", "automation_name", "model_served", "endpoint_id", "endpoint_name", "calls", "input_tokens"}, records[0][:8])
+	require.Equal(t, "'=cmd|' /C calc'!A0, \"quoted\"\nnext 检查", records[1][2])
+	require.Len(t, records, 4)
+	served := map[string]string{}
+	for _, r := range records[1:] {
+		served[r[0]+" "+r[3]] = r[6]
+	}
+	require.Equal(t, "0", served[`adjust '=HYPERLINK("http://x")/@x`], "a correction is no call")
 
 	page := b.call(of.viewer, "GET", "/v1/usage/entries?limit=2", nil, "Accept", "text/csv").is(200)
 	records, err = csv.NewReader(strings.NewReader(string(page.body))).ReadAll()

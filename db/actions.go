@@ -40,22 +40,28 @@ type Action struct {
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
 	EndedAt      *time.Time
+	// Entity is what its event is about, "" for nothing.
+	Entity string
 }
 
 const actionColumns = `a.tenant_id, a.id, a.run_id, a.kind, a.key, a.target, a.credential_id, a.effect, a.state, a.reason, a.detail, a.attempt,
-    a.attempts_max, a.epoch, a.lease_until, a.until, a.receipt, a.created_at, a.updated_at, a.ended_at`
+    a.attempts_max, a.epoch, a.lease_until, a.until, a.receipt, a.created_at, a.updated_at, a.ended_at, a.entity`
 
 const actionInsertSQL = `
-insert into sluice.actions (tenant_id, id, run_id, kind, key, target, credential_id, effect, state, ended_at)
-values (@tenant_id, @id, @run_id, @kind, @key, @target, @credential_id, @effect, @state, case when @state = 'withheld' then now() end)`
+insert into sluice.actions (tenant_id, id, run_id, kind, key, target, credential_id, effect, state, entity, ended_at)
+values (@tenant_id, @id, @run_id, @kind, @key, @target, @credential_id, @effect, @state, @entity, case when @state = 'withheld' then now() end)`
 
 // ActionInsert keeps an intent; in state withheld it is kept to be shown, and is never sent.
 func (tx TenantTx) ActionInsert(ctx context.Context, a Action) error {
-	_, err := run(ctx, tx.tx, actionInsertSQL, tx.with(args{
-		"id": a.ID, "run_id": a.RunID, "kind": a.Kind, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect,
-		"state": a.State,
-	}))
+	_, err := run(ctx, tx.tx, actionInsertSQL, tx.with(a.insertArgs()))
 	return err
+}
+
+func (a Action) insertArgs() args {
+	return args{
+		"id": a.ID, "run_id": a.RunID, "kind": a.Kind, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect,
+		"state": a.State, "entity": a.Entity,
+	}
 }
 
 const actionGetSQL = `select ` + actionColumns + ` from sluice.actions a where a.tenant_id = @tenant_id and a.id = @id`
@@ -71,29 +77,6 @@ select ` + actionColumns + ` from sluice.actions a where a.tenant_id = @tenant_i
 // ActionList reads the actions of a run.
 func (tx TenantTx) ActionList(ctx context.Context, runID uuid.UUID) ([]Action, error) {
 	return many[Action](ctx, tx.tx, actionListSQL, tx.with(args{"run_id": runID}))
-}
-
-// actionClaimSQL commits in_flight before anything is sent, and only while the run still wants its effect.
-const actionClaimSQL = `
-update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1,
-    lease_until = now() + @lease::interval, updated_at = now()
-where a.tenant_id = @tenant_id and a.id = @id and a.ended_at is null
-  and (a.lease_until is null or a.lease_until < now()) and (a.until is null or a.until <= now())
-  and exists (select from sluice.runs r where r.tenant_id = a.tenant_id and r.id = a.run_id and r.status = 'acting')
-  and exists (select from sluice.tenants t where t.tenant_id = a.tenant_id and t.status = 'active')
-returning ` + actionColumns
-
-const actionAttemptInsertSQL = `
-insert into sluice.action_attempts (tenant_id, action_id, attempt) values (@tenant_id, @action_id, @attempt) on conflict do nothing`
-
-// ActionClaim takes an action for one worker and marks it as in flight. ErrNotFound: there is nothing to take.
-func (tx TenantTx) ActionClaim(ctx context.Context, id uuid.UUID, lease time.Duration) (Action, error) {
-	a, err := one[Action](ctx, tx.tx, actionClaimSQL, tx.with(args{"id": id, "lease": lease}))
-	if err != nil {
-		return Action{}, err
-	}
-	_, err = run(ctx, tx.tx, actionAttemptInsertSQL, tx.with(args{"action_id": id, "attempt": a.Attempt}))
-	return a, err
 }
 
 // ActionStep is what became of one try at an action.

@@ -9,13 +9,36 @@ import (
 	"sluice/tenants"
 )
 
-// The kinds of alerts.
+// The kinds of alerts. Each stands in AlertKinds too.
 const (
 	// AlertRejections is a flood of refused deliveries; its subject is the endpoint.
 	AlertRejections = "rejections"
 	// AlertMissedUnreadable is a list of deliveries that the source does not let us read; its subject is the endpoint.
 	AlertMissedUnreadable = "missed.unreadable"
+	// AlertAnomalyCost and AlertAnomalyEvents are far more than is usual; the subject is the tenant, an endpoint or an automation.
+	AlertAnomalyCost   = "anomaly.cost"
+	AlertAnomalyEvents = "anomaly.events"
+	// AlertBreaker is a provider that is left alone since it failed, while runs wait for it; its subject is the model.
+	AlertBreaker = "provider.breaker"
+	// AlertCredentialPaused is a credential that its service refused; its subject is the credential.
+	AlertCredentialPaused = "credential.paused"
+	// AlertDeadLetters is runs that ended as dead; its subject is the automation.
+	AlertDeadLetters = "dead_letters"
+	// AlertHeld is runs that are held; its subject is their reason.
+	AlertHeld = "held"
+	// AlertLimit is a limit that is used up to a share; its subject is the limit's name and the share in percent, or "soft".
+	AlertLimit = "limit"
+	// AlertLoop is an automation that answers itself, or another machine; its subject is the entity or the automation.
+	AlertLoop = "loop"
+	// AlertOrderBlocked is a dead run that nothing of its entity may pass; its subject is the endpoint.
+	AlertOrderBlocked = "order.blocked"
 )
+
+// AlertKinds are all of them, sorted: those that a channel may ask for.
+var AlertKinds = []string{
+	AlertAnomalyCost, AlertAnomalyEvents, AlertCredentialPaused, AlertDeadLetters, AlertHeld, AlertLimit, AlertLoop, AlertMissedUnreadable,
+	AlertOrderBlocked, AlertBreaker, AlertRejections,
+}
 
 // Alert is a state worth a person's attention, told once when it begins and once when it ends.
 type Alert struct {
@@ -41,6 +64,14 @@ on conflict (tenant_id, kind, subject) where ended_at is null do update set last
 func (tx TenantTx) AlertBegin(ctx context.Context, kind, subject, detail string) error {
 	_, err := run(ctx, tx.tx, alertBeginSQL, tx.with(args{"id": tenants.NewID(), "kind": kind, "subject": subject, "detail": detail}))
 	return err
+}
+
+const alertGetSQL = `
+select tenant_id, id, kind, subject, detail, began_at, last_at, ended_at from sluice.alerts where tenant_id = @tenant_id and id = @id`
+
+// AlertGet reads an alert.
+func (tx TenantTx) AlertGet(ctx context.Context, id uuid.UUID) (Alert, error) {
+	return one[Alert](ctx, tx.tx, alertGetSQL, tx.with(args{"id": id}))
 }
 
 const alertListSQL = `

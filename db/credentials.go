@@ -19,9 +19,14 @@ type Credential struct {
 	Version   int
 	CreatedAt time.Time
 	UpdatedAt time.Time
+	// Actor is who the credential is at its service, "" where that is not known.
+	Actor string
+	// PausedAt, if not nil, says that it is not used until a person has seen to it, and PausedReason why.
+	PausedAt     *time.Time
+	PausedReason string
 }
 
-const credentialColumns = `tenant_id, id, name, kind, last4, version, created_at, updated_at`
+const credentialColumns = `tenant_id, id, name, kind, last4, version, created_at, updated_at, actor, paused_at, paused_reason`
 
 const credentialInsertSQL = `
 insert into sluice.credentials (tenant_id, id, name, kind, sealed, last4) values (@tenant_id, @id, @name, @kind, @sealed, @last4)
@@ -66,31 +71,70 @@ func (tx TenantTx) CredentialSecret(ctx context.Context, id uuid.UUID) (tenants.
 	return tx.unseal(ctx, "credentials", id.String(), sealed)
 }
 
+// CredentialChange is what may be changed of a credential; nil and an empty secret leave as it is.
+type CredentialChange struct {
+	Name   *string
+	Actor  *string
+	Secret tenants.Secret
+	// Resume ends its pause; so does a new secret.
+	Resume bool
+}
+
 const credentialUpdateSQL = `
-update sluice.credentials set name = coalesce(@name, name), sealed = coalesce(@sealed, sealed), last4 = coalesce(@last4, last4),
-    version = version + 1, updated_at = now()
+update sluice.credentials set name = coalesce(@name, name), actor = coalesce(@actor, actor), sealed = coalesce(@sealed, sealed),
+    last4 = coalesce(@last4, last4), paused_at = case when @resume::boolean then null else paused_at end,
+    paused_reason = case when @resume then '' else paused_reason end, version = version + 1, updated_at = now()
 where tenant_id = @tenant_id and id = @id and (@version::int = 0 or version = @version)
 returning ` + credentialColumns
 
-// CredentialUpdate changes the name or the secret; nil and an empty secret leave as it is. version, if not 0, is the one that was read.
-func (tx TenantTx) CredentialUpdate(ctx context.Context, id uuid.UUID, name *string, secret tenants.Secret, version int) (Credential, error) {
+// CredentialUpdate changes a credential. version, if not 0, is the one that was read.
+func (tx TenantTx) CredentialUpdate(ctx context.Context, id uuid.UUID, change CredentialChange, version int) (Credential, error) {
 	var sealed []byte
 	var last4 *string
-	if !secret.Empty() {
+	if !change.Secret.Empty() {
 		var err error
-		if sealed, err = tx.seal(ctx, "credentials", id.String(), secret); err != nil {
+		if sealed, err = tx.seal(ctx, "credentials", id.String(), change.Secret); err != nil {
 			return Credential{}, err
 		}
-		shown := secret.Last4()
+		shown := change.Secret.Last4()
 		last4 = &shown
 	}
 	c, err := one[Credential](ctx, tx.tx, credentialUpdateSQL, tx.with(args{
-		"id": id, "name": name, "sealed": sealed, "last4": last4, "version": version,
+		"id": id, "name": change.Name, "actor": change.Actor, "sealed": sealed, "last4": last4, "resume": change.Resume || sealed != nil, "version": version,
 	}))
 	if err != nil {
 		return Credential{}, missOrStale(err, func() error { _, err := tx.CredentialGet(ctx, id); return err })
 	}
 	return c, nil
+}
+
+// credentialPauseSQL keeps the first reason and its time. The version goes up with the pause, since it is the ETag of what people read.
+const credentialPauseSQL = `
+update sluice.credentials set paused_at = coalesce(paused_at, now()), paused_reason = case when paused_at is null then @reason else paused_reason end,
+    version = case when paused_at is null then version + 1 else version end, updated_at = case when paused_at is null then now() else updated_at end
+where tenant_id = @tenant_id and id = @id`
+
+// CredentialPause stops the use of a credential until a person has seen to it. ErrNotFound: it was deleted.
+func (tx TenantTx) CredentialPause(ctx context.Context, id uuid.UUID, reason string) error {
+	return found(run(ctx, tx.tx, credentialPauseSQL, tx.with(args{"id": id, "reason": reason})))
+}
+
+const credentialResumeSQL = `
+update sluice.credentials set paused_at = null, paused_reason = '', version = case when paused_at is null then version else version + 1 end,
+    updated_at = case when paused_at is null then updated_at else now() end
+where tenant_id = @tenant_id and id = @id`
+
+// CredentialResume lets a credential be used again. ErrNotFound: it was deleted.
+func (tx TenantTx) CredentialResume(ctx context.Context, id uuid.UUID) error {
+	return found(run(ctx, tx.tx, credentialResumeSQL, tx.with(args{"id": id})))
+}
+
+// found turns an update that touched no row into ErrNotFound.
+func found(n int64, err error) error {
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
 }
 
 const credentialOfKindSQL = `

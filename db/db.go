@@ -117,6 +117,7 @@ func (tx TenantTx) Pgx() pgx.Tx { return tx.tx }
 type SystemTx struct {
 	tx     pgx.Tx
 	sealer *Sealer
+	at     *time.Time // see DB.WithClock
 }
 
 // Pgx hands the transaction to River, as TenantTx.Pgx does.
@@ -135,7 +136,7 @@ func (d *DB) Tenant(ctx context.Context, id uuid.UUID, fn func(TenantTx) error) 
 // System runs fn in one transaction as sluice_system, and commits if fn returns nil.
 func (d *DB) System(ctx context.Context, fn func(SystemTx) error) error {
 	return inTx(ctx, d.system, "", func(tx pgx.Tx) error {
-		return fn(SystemTx{tx: tx, sealer: d.sealer})
+		return fn(SystemTx{tx: tx, sealer: d.sealer, at: d.at()})
 	})
 }
 

@@ -104,13 +104,17 @@ func TestRunIsRefusedToAnOldEpoch(t *testing.T) {
 	require.Equal(t, "worker.lost", heir.Reason)
 	_, err = claim(time.Minute)
 	require.ErrorIs(t, err, db.ErrNotFound, "the heir's lease holds")
-	call := db.Call{ID: tenants.NewID(), RunID: id, Provider: "scripted", ModelAsked: "echo-1", PriceID: 9001, RequestSHA256: []byte("x"), MaxOutputTokens: 1}
+	call := db.Call{ID: tenants.NewID(), RunID: id, Provider: "scripted", ModelAsked: "echo-1", PriceID: 9001, RequestSHA256: []byte("x"), MaxOutputTokens: 1, Part: db.CallAsk}
 	late := call
+	late.ID = tenants.NewID()
 	late.Epoch = zombie.Epoch
-	require.ErrorIs(t, in(func(tx db.TenantTx) error { return tx.CallIntend(ctx, late) }), db.ErrStale)
 	call.Epoch = heir.Epoch
-	require.NoError(t, in(func(tx db.TenantTx) error { return tx.CallIntend(ctx, call) }))
-	require.ErrorIs(t, in(func(tx db.TenantTx) error { return tx.CallSend(ctx, call.ID, zombie.Epoch) }), db.ErrStale)
+	require.NoError(t, in(func(tx db.TenantTx) error {
+		granted, err := tx.CallsSend(ctx, []db.Call{late, call})
+		require.Len(t, granted, 1, "the late one leaves nothing")
+		require.Equal(t, db.Granted{ID: call.ID}, granted[0])
+		return err
+	}))
 	require.ErrorIs(t, in(func(tx db.TenantTx) error { return tx.RunRenew(ctx, id, zombie.Epoch, time.Minute) }), db.ErrStale)
 	require.ErrorIs(t, in(func(tx db.TenantTx) error { return tx.RunStep(ctx, id, zombie.Epoch, db.RunStep{Status: db.RunDone}) }), db.ErrStale)
 	require.NoError(t, in(func(tx db.TenantTx) error { return tx.RunStep(ctx, id, heir.Epoch, db.RunStep{Status: db.RunDone}) }))

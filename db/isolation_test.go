@@ -25,6 +25,7 @@ var withoutTenant = map[string]string{
 	"operator_keys":             "the operator's keys; only sluice_system has a grant",
 	"provider_pauses":           "what providers asked of a key; only sluice_system has a grant",
 	"provider_states":           "what workers know of the providers; only sluice_system has a grant",
+	"watch_marks":               "when each look over all tenants was last taken; only sluice_system has a grant",
 	"prices":                    "the same for everybody, and public knowledge",
 	"run_steps":                 "the state machine itself",
 	"schema_migrations":         "golang-migrate's version",
@@ -97,7 +98,7 @@ func TestEveryTableIsUnderRowSecurity(t *testing.T) {
 	var definers []string
 	require.NoError(t, b.Owner.QueryRow(ctx, `
 		select coalesce(array_agg(proname::text order by proname), '{}') from pg_proc where pronamespace = 'sluice'::regnamespace and prosecdef`).Scan(&definers))
-	require.Equal(t, []string{"admit", "analyze_young", "payload_partitions", "tenant_erase"}, definers)
+	require.Equal(t, []string{"admit", "alert_told", "analyze_young", "payload_partitions", "tenant_erase"}, definers)
 }
 
 // TestForeignKeysNameTheTenant: a foreign key check is not under row security, so that each has to carry the tenant itself.
@@ -166,12 +167,10 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 			return err
 		}
 		p.call, p.action = tenants.NewID(), tenants.NewID()
-		if err := tx.CallIntend(ctx, db.Call{
+		if _, err := tx.CallsSend(ctx, []db.Call{{
 			ID: p.call, RunID: p.run, Epoch: run.Epoch, Provider: "scripted", ModelAsked: "echo-1", PriceID: 9001, RequestSHA256: []byte("x"), MaxOutputTokens: 1,
-		}); err != nil {
-			return err
-		}
-		if err := tx.CallSend(ctx, p.call, run.Epoch); err != nil {
+			Part: db.CallAsk,
+		}}); err != nil {
 			return err
 		}
 		if err := tx.CallOrphan(ctx, db.Call{ID: p.call, CostPico: 5}); err != nil {
@@ -188,13 +187,18 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 		if err := tx.RunStep(ctx, p.run, run.Epoch, db.RunStep{Status: db.RunActing, Reason: "action.pending"}); err != nil {
 			return err
 		}
-		if _, err := tx.ActionClaim(ctx, p.action, 60e9); err != nil {
+		if _, err := tx.ActionsClaim(ctx, []uuid.UUID{p.action}, 60e9); err != nil {
 			return err
 		}
 		_, err = tx.Once(ctx, "key-1", []byte("hash"), func() ([]byte, error) { return []byte(`{"secret":"canary-answer"}`), nil })
 		if err != nil {
 			return err
 		}
+		channel := db.AlertChannel{Name: name, Kind: db.ChannelEmail, Target: "x@example.com"}
+		if _, err := tx.AlertChannelInsert(ctx, channel, db.AlertAddress{Email: tenants.NewSecret("x@example.com")}); err != nil {
+			return err
+		}
+		// The channel is told of it: a row of alert_notices.
 		if err := tx.AlertBegin(ctx, "rejections", "end_of_"+name, "many"); err != nil {
 			return err
 		}
@@ -206,6 +210,9 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 		}
 		return tx.RejectionAdd(ctx, db.Rejection{EndpointID: p.endpoint, Reason: "signature.mismatch", Count: 1, Sample: json.RawMessage(`{}`)})
 	}))
+	_, err := b.Owner.Exec(ctx, `insert into sluice.rates (tenant_id, subject, measure, day, level, hours)
+		values ($1, $1, 'events', '2026-01-01', 'tenant', array_fill(1, array[24]))`, p.tenant)
+	require.NoError(tb, err)
 	return p
 }
 

@@ -14,6 +14,7 @@ import (
 const (
 	EntryCharge = "charge"
 	EntryOrphan = "orphan"
+	EntryAdjust = "adjust"
 )
 
 // Entry is one append-only row of cost.
@@ -35,10 +36,12 @@ type Entry struct {
 	Tokens
 	// AmountPico is in pico-USD.
 	AmountPico int64
+	// Note says why a correction was made.
+	Note string
 }
 
 const entryColumns = `tenant_id, id, kind, at, call_id, run_id, event_id, endpoint_id, automation_id, automation_version, provider, model_asked,
-    model_served, price_id, ` + tokenColumns + `, amount_pico`
+    model_served, price_id, ` + tokenColumns + `, amount_pico, note`
 
 // entryInsertSQL copies the call as it stands, so that the two cannot differ, and brings the run's sum up to date.
 const entryInsertSQL = `
@@ -60,14 +63,6 @@ func (tx TenantTx) EntryInsert(ctx context.Context, callID uuid.UUID, kind strin
 	return touched(run(ctx, tx.tx, entryInsertSQL, tx.with(args{"id": tenants.NewID(), "kind": kind, "call_id": callID})))
 }
 
-// UsageFilter narrows the ledger; zero fields do not.
-type UsageFilter struct {
-	EndpointID   *uuid.UUID
-	AutomationID *uuid.UUID
-	Model        string
-	Since, Until *time.Time
-}
-
 const entryListSQL = `
 select ` + entryColumns + ` from sluice.ledger_entries
 where tenant_id = @tenant_id and id < @before
@@ -83,54 +78,5 @@ func (tx TenantTx) EntryList(ctx context.Context, f UsageFilter, p Page) ([]Entr
 	return many[Entry](ctx, tx.tx, entryListSQL, tx.with(args{
 		"before": p.before(), "limit": p.Limit, "endpoint_id": f.EndpointID, "automation_id": f.AutomationID, "model": orNil(f.Model),
 		"since": f.Since, "until": f.Until,
-	}))
-}
-
-// UsageBy says by what the ledger is grouped.
-type UsageBy struct{ Day, Endpoint, Automation, Model bool }
-
-// Usage is the sum of one group; the columns that are not grouped by are nil.
-type Usage struct {
-	Day          *time.Time
-	EndpointID   *uuid.UUID
-	AutomationID *uuid.UUID
-	Model        *string
-	Calls        int64
-	Tokens
-	// CostPico is a sum, which may be past a bigint: text of an integer in pico-USD.
-	CostPico string
-}
-
-// usageSQL groups by what is asked; a day is one of the tenant's time zone.
-const usageSQL = `
-select day, endpoint_id, automation_id, model, count(distinct call_id) as calls,
-    sum(input_uncached)::bigint as input_uncached, sum(input_cache_read)::bigint as input_cache_read,
-    sum(input_cache_write_5m)::bigint as input_cache_write_5m, sum(input_cache_write_1h)::bigint as input_cache_write_1h,
-    sum(output_visible)::bigint as output_visible, sum(output_reasoning)::bigint as output_reasoning, sum(amount_pico)::text as cost_pico
-from (select case when @by_day then date_trunc('day', timezone(@time_zone, at)) end as day,
-             case when @by_endpoint then endpoint_id end as endpoint_id,
-             case when @by_automation then automation_id end as automation_id,
-             case when @by_model then provider || '/' || model_asked end as model,
-             call_id, ` + tokenColumns + `, amount_pico
-      from sluice.ledger_entries
-      where tenant_id = @tenant_id
-        and (@endpoint_id::uuid is null or endpoint_id = @endpoint_id)
-        and (@automation_id::uuid is null or automation_id = @automation_id)
-        and (@model::text is null or provider || '/' || model_asked = @model)
-        and (@since::timestamptz is null or at >= @since)
-        and (@until::timestamptz is null or at < @until)) g
-group by 1, 2, 3, 4
-order by 1 desc nulls last, 2, 3, 4
-limit @limit`
-
-// UsageRowsMax bounds the groups of one answer.
-const UsageRowsMax = 10_000
-
-// UsageList sums the ledger by groups.
-func (tx TenantTx) UsageList(ctx context.Context, by UsageBy, f UsageFilter, timeZone string) ([]Usage, error) {
-	return many[Usage](ctx, tx.tx, usageSQL, tx.with(args{
-		"by_day": by.Day, "by_endpoint": by.Endpoint, "by_automation": by.Automation, "by_model": by.Model, "time_zone": timeZone,
-		"endpoint_id": f.EndpointID, "automation_id": f.AutomationID, "model": orNil(f.Model), "since": f.Since, "until": f.Until,
-		"limit": UsageRowsMax,
 	}))
 }

@@ -143,7 +143,7 @@ func (tx TenantTx) RunList(ctx context.Context, f RunFilter, p Page) ([]Run, err
 // runClaimSQL takes a run that is due, or whose worker let its lease run out. What the lease says is decided by the database's clock alone.
 const runClaimSQL = `
 update sluice.runs r set status = 'running',
-    reason = case when r.status = 'running' then 'worker.lost' when r.reason = 'order.turn' then r.reason else '' end,
+    reason = case when r.status = 'running' then 'worker.lost' when r.reason in ('order.turn', 'limit.released') then r.reason else '' end,
     detail = case when r.status = 'running' then 'The worker that had the run did not report back in time; another one takes it up.' else '' end,
     until = null, epoch = r.epoch + 1, attempt = r.attempt + 1, lease_until = now() + @lease::interval,
     started_at = coalesce(r.started_at, now()), updated_at = now()
@@ -215,32 +215,22 @@ type RunStep struct {
 	Status RunStatus
 	Reason string
 	Detail string
-	// Wait, if not 0, is how long from now the run waits.
-	Wait time.Duration
+	// Wait, if not 0, is how long from now the run waits; Until, if not nil, until when it is held.
+	Wait  time.Duration
+	Until *time.Time
 	// Refund gives the attempt back: waiting is not failing.
 	Refund bool
 	Output json.RawMessage
 	// TokensSaved is what was not spent, by an estimate.
 	TokensSaved int64
+	// HeldTokens and HeldPico are what a held run would reserve.
+	HeldTokens, HeldPico int64
 }
-
-const runStepSQL = `
-update sluice.runs set status = @status, reason = @reason, detail = @detail,
-    until = case when @wait::interval > interval '0' then now() + @wait::interval end,
-    attempt = attempt - @refund::int, lease_until = null, output = coalesce(@output::jsonb, output),
-    tokens_saved = @tokens_saved, finished_at = case when @status in ('done', 'skipped', 'dead', 'cancelled') then now() end, updated_at = now()
-where tenant_id = @tenant_id and id = @id and epoch = @epoch and status = 'running'`
 
 // RunStep ends a worker's hold of a run with its next status. ErrStale: the run is no longer its own, and nothing was written.
 func (tx TenantTx) RunStep(ctx context.Context, id uuid.UUID, epoch int64, s RunStep) error {
-	refund := 0
-	if s.Refund {
-		refund = 1
-	}
-	return touched(run(ctx, tx.tx, runStepSQL, tx.with(args{
-		"id": id, "epoch": epoch, "status": s.Status, "reason": s.Reason, "detail": s.Detail, "wait": s.Wait, "refund": refund, "output": s.Output,
-		"tokens_saved": s.TokensSaved,
-	})))
+	_, err := tx.RunsStep(ctx, []RunEnd{{ID: id, Epoch: epoch, RunStep: s}})
+	return err
 }
 
 const runActedSQL = `

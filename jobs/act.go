@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -32,6 +32,9 @@ type actionWorker struct {
 	meters  *meters
 	timeout time.Duration
 	lease   time.Duration
+	secrets *secretCache
+	// lanes are the tenants' commits: claims and confirmations of their actions share them.
+	lanes lanes[actionWish, *db.ActionHeld]
 }
 
 // Timeout bounds the whole job.
@@ -39,20 +42,67 @@ func (w *actionWorker) Timeout(*river.Job[ActionArgs]) time.Duration { return w.
 
 // Work makes one try at an effect.
 func (w *actionWorker) Work(ctx context.Context, job *river.Job[ActionArgs]) error {
-	return forRiver(w.work(ctx, job))
+	return forRiver(w.work(ctx, job.Args))
 }
 
 // taken is an action that this worker holds, with what its work needs.
 type taken struct {
-	db.Action
+	db.ActionHeld
 
-	run        db.Run
-	secret     tenants.Secret
-	receivedAt time.Time
+	secret tenants.Secret
 }
 
-func (w *actionWorker) work(ctx context.Context, job *river.Job[ActionArgs]) error {
-	a, err := w.claim(ctx, job.Args)
+// actionWish is what one action wants of its tenant's next commit: to be claimed, or to be confirmed.
+type actionWish struct {
+	claim   uuid.UUID
+	confirm *db.Confirmation
+	run     db.Run // of the one to confirm
+}
+
+// commit grants the wishes of actions of one tenant in one transaction; what it answers is the action that was claimed, nil where it was not.
+func (w *actionWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []actionWish) ([]*db.ActionHeld, error) {
+	var claims []uuid.UUID
+	var confirmations []db.Confirmation
+	for _, one := range wishes {
+		if one.confirm != nil {
+			confirmations = append(confirmations, *one.confirm)
+		} else {
+			claims = append(claims, one.claim)
+		}
+	}
+	out := make([]*db.ActionHeld, len(wishes))
+	err := w.db.Tenant(ctx, tenantID, func(tx db.TenantTx) error {
+		if len(confirmations) > 0 {
+			if err := tx.ActionsConfirm(ctx, confirmations); err != nil {
+				return fmt.Errorf("confirm %d actions: %w", len(confirmations), err)
+			}
+		}
+		for _, one := range wishes {
+			if one.confirm == nil {
+				continue
+			}
+			if err := w.poster.HandOver(ctx, tx, one.run); err != nil {
+				return err
+			}
+		}
+		if len(claims) == 0 {
+			return nil
+		}
+		held, err := tx.ActionsClaim(ctx, claims, w.lease)
+		if err != nil {
+			return fmt.Errorf("claim %d actions: %w", len(claims), err)
+		}
+		for i := range held {
+			at := slices.IndexFunc(wishes, func(one actionWish) bool { return one.claim == held[i].ID })
+			out[at] = &held[i]
+		}
+		return nil
+	})
+	return out, err
+}
+
+func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
+	a, err := w.claim(ctx, args)
 	if err != nil {
 		return err
 	}
@@ -66,51 +116,39 @@ func (w *actionWorker) work(ctx context.Context, job *river.Job[ActionArgs]) err
 	if err != nil {
 		return w.failed(ctx, a, err)
 	}
-	return w.confirmed(ctx, job, a, receipt)
+	return w.confirmed(ctx, a, receipt)
 }
 
 // claim marks the action as in flight, and opens its credential. What cannot be sent any more is ended here.
 func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, error) {
-	var a taken
-	var stop error
-	err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
-		var err error
-		if a.Action, err = tx.ActionClaim(ctx, args.ActionID, w.lease); errors.Is(err, db.ErrNotFound) {
-			stop = w.whyNot(ctx, tx, args.ActionID)
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("claim action %s: %w", args.ActionID, err)
-		}
-		if a.run, err = tx.RunGet(ctx, a.RunID); err != nil {
-			return err
-		}
-		event, err := tx.EventGet(ctx, a.run.EventID)
-		if err != nil {
-			return err
-		}
-		a.receivedAt = event.ReceivedAt
-		var fault *action.Error
-		switch {
-		case a.Attempt > a.AttemptsMax:
-			fault = &action.Error{Kind: action.Refused, Code: reasonAttempts, Message: "Its attempts ended without an answer of the target."}
-		case a.CredentialID != nil:
-			a.secret, err = tx.CredentialSecret(ctx, *a.CredentialID)
-			if errors.Is(err, db.ErrNotFound) {
-				fault = &action.Error{Kind: action.Refused, Code: action.CodeCredential, Message: "The action's credential was deleted."}
-			} else if err != nil {
-				return err
-			}
-		}
-		if fault == nil {
-			return nil
-		}
-		stop = errNothing
-		return w.end(ctx, tx, &a, afterAction(fault, a.Action))
-	})
-	if err == nil {
-		err = stop
+	held, err := w.lanes.write(ctx, args.TenantID, actionWish{claim: args.ActionID})
+	if err != nil {
+		return nil, err
 	}
-	return &a, err
+	if held == nil {
+		err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error { return w.whyNot(ctx, tx, args.ActionID) })
+		return nil, err
+	}
+	a := &taken{ActionHeld: *held}
+	var fault *action.Error
+	switch {
+	case a.Attempt > a.AttemptsMax:
+		fault = &action.Error{Kind: action.Refused, Code: reasonAttempts, Message: "Its attempts ended without an answer of the target."}
+	case a.CredentialID != nil:
+		a.secret, err = w.secrets.find(ctx, a.TenantID, *a.CredentialID)
+		if errors.Is(err, db.ErrNotFound) {
+			fault = &action.Error{Kind: action.Refused, Code: action.CodeCredential, Message: "The action's credential was deleted."}
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	if fault == nil {
+		return a, nil
+	}
+	if err := w.failed(ctx, a, fault); err != nil {
+		return nil, err
+	}
+	return nil, errNothing
 }
 
 // whyNot tells what to do with a job whose action cannot be claimed.
@@ -154,8 +192,8 @@ func (w *actionWorker) send(ctx context.Context, a *taken) (action.Receipt, erro
 	return connector.Do(ctx, action.Send{Key: a.Key, Effect: effect, Secret: a.secret.Reveal(), At: w.now(), Attempt: a.Attempt})
 }
 
-// confirmed keeps the receipt, ends the run and this job, in one transaction.
-func (w *actionWorker) confirmed(ctx context.Context, job *river.Job[ActionArgs], a *taken, receipt action.Receipt) error {
+// confirmed keeps the receipt and ends the run, in one transaction with other actions of the tenant.
+func (w *actionWorker) confirmed(ctx context.Context, a *taken, receipt action.Receipt) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
 	kept, err := json.Marshal(receipt)
@@ -163,13 +201,11 @@ func (w *actionWorker) confirmed(ctx context.Context, job *river.Job[ActionArgs]
 		return fmt.Errorf("write the receipt: %w", err)
 	}
 	step := db.ActionStep{State: db.ActionConfirmed, Status: receipt.Status, Receipt: kept}
-	err = w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error {
-		if err := w.end(ctx, tx, a, step); err != nil {
-			return err
-		}
-		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Pgx(), job)
-		return err
-	})
+	_, err = w.lanes.write(ctx, a.TenantID, actionWish{run: a.Run, confirm: &db.Confirmation{Action: a.Action, Status: receipt.Status, Receipt: kept}})
+	if errors.Is(err, db.ErrStale) {
+		// A person cancelled the run meanwhile, or another worker has the action: it is looked at alone.
+		err = w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
+	}
 	if err != nil {
 		return fmt.Errorf("confirm action %s: %w", a.ID, err)
 	}
@@ -209,7 +245,7 @@ func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a *taken, s db.A
 		ended, err = false, tx.RunActingWait(ctx, a.RunID, s.Reason, s.Detail, s.Wait)
 	}
 	if err == nil && ended {
-		err = w.poster.HandOver(ctx, tx, a.run)
+		err = w.poster.HandOver(ctx, tx, a.Run)
 	}
 	if !errors.Is(err, db.ErrStale) {
 		return err
@@ -224,7 +260,7 @@ func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a *taken, s db.A
 
 func (w *actionWorker) told(ctx context.Context, a *taken, s db.ActionStep) {
 	w.meters.action(ctx, a.Kind, s.State, s.Reason)
-	took := w.now().Sub(a.receivedAt)
+	took := w.now().Sub(a.ReceivedAt)
 	level := slog.LevelInfo
 	switch s.State {
 	case db.ActionConfirmed:

@@ -3,16 +3,13 @@ package jobs
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
-
-	"github.com/google/uuid"
-	"github.com/riverqueue/river"
 
 	"sluice/automations"
 	"sluice/db"
@@ -20,16 +17,14 @@ import (
 	"sluice/tenants"
 )
 
-// operatorOwner is the owner of the operator's own keys: all tenants without a key of theirs share its breaker.
-const operatorOwner = "operator"
-
 // emptyUser stands in for a user prompt that came out empty: providers refuse one.
 const emptyUser = "Answer as instructed."
 
-// ask makes the call to the model, pays for it once, and concludes. intended, sent and received are committed rows.
-func (w *runWorker) ask(ctx context.Context, job *river.Job[RunArgs], c *claimed) error {
+// ask makes the call to the model, pays for it once, and concludes. A call is a row, committed as sent with its worst case reserved, before its
+// first byte leaves; received is the next.
+func (w *runWorker) ask(ctx context.Context, c *claimed) error {
 	if reply, call, ok := earlier(c); ok {
-		return w.conclude(ctx, job, c, call, reply, false)
+		return w.conclude(ctx, c, call, reply, false)
 	}
 	if step, err := w.settleLost(ctx, c); err != nil {
 		return err
@@ -41,37 +36,122 @@ func (w *runWorker) ask(ctx context.Context, job *river.Job[RunArgs], c *claimed
 	} else if step != nil {
 		return w.finish(ctx, c, *step, nil)
 	}
-	plan, step, err := w.plan(ctx, c)
+	if bad := unrepaired(c); bad != nil {
+		return w.repair(ctx, c, *bad)
+	}
+	return w.askFirst(ctx, c)
+}
+
+// askFirst asks the automation's model, or who stands in for it, and has an answer that does not fit mended once.
+func (w *runWorker) askFirst(ctx context.Context, c *claimed) error {
+	question, step := w.question(c)
+	if step != nil {
+		return w.finish(ctx, c, *step, nil)
+	}
+	p, step, err := w.choose(ctx, c, question)
 	if err != nil {
 		return err
 	} else if step != nil {
 		return w.finish(ctx, c, *step, nil)
 	}
-	call := plan.call
-	request := plan.request
-	request.Sending = func(ctx context.Context) error {
-		return w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return tx.CallSend(ctx, call.ID, c.run.Epoch) })
+	call, reply, err := w.send(ctx, c, p)
+	var over *overLimit
+	if errors.As(err, &over) && c.run.OverLimit == db.OverCheaper && over.money() {
+		if p, step, err := w.cheaper(ctx, c, question); err != nil {
+			return err
+		} else if step == nil {
+			call, reply, err = w.send(ctx, c, p)
+			return w.answered(ctx, c, p, call, reply, err)
+		}
 	}
-	reply, err := w.models.Complete(ctx, plan.provider, plan.owner, request)
+	return w.answered(ctx, c, p, call, reply, err)
+}
+
+// answered concludes with a reply, has it mended first where it cannot be used, or writes down what went wrong.
+func (w *runWorker) answered(ctx context.Context, c *claimed, p plan, call db.Call, reply llm.Reply, err error) error {
+	var over *overLimit
+	switch {
+	case errors.As(err, &over):
+		return w.finish(ctx, c, over.step(c.run, call), nil)
+	case err != nil:
+		return w.callFailed(ctx, c, p, err)
+	}
+	_, bad := afterOutput(reply, c.automation)
+	if bad == nil || !repairable(bad.Reason) {
+		return w.conclude(ctx, c, call, reply, true)
+	}
+	// What was paid for is kept before more is spent: after a crash the next worker goes on with the repair.
+	kept, err := w.keep(ctx, c, call, reply)
 	if err != nil {
-		return w.callFailed(ctx, c, plan, err)
+		return err
 	}
-	return w.conclude(ctx, job, c, call, reply, true)
+	return w.repair(ctx, c, kept)
+}
+
+// send makes one call: the provider is asked for, the worst case reserved, and only then a byte leaves.
+func (w *runWorker) send(ctx context.Context, c *claimed, p plan) (db.Call, llm.Reply, error) {
+	request := p.request
+	request.Sending = func(ctx context.Context) error {
+		answer, err := w.lanes.write(ctx, c.run.TenantID, wish{send: &p.call})
+		switch {
+		case err != nil:
+			return err
+		case answer.send.ID != p.call.ID:
+			return db.ErrStale
+		case answer.send.Reason != "":
+			return &overLimit{reason: answer.send.Reason, until: answer.send.Until}
+		}
+		return nil
+	}
+	reply, err := w.models.Complete(ctx, p.provider, p.owner, request)
+	return p.call, reply, err
+}
+
+// overLimit says that a call would pass a limit of its tenant: nothing was reserved, nothing left.
+type overLimit struct {
+	reason string
+	until  *time.Time
+}
+
+func (e *overLimit) Error() string { return "over the tenant's " + e.reason }
+
+// money says whether a cheaper model may help.
+func (e *overLimit) money() bool { return strings.HasPrefix(e.reason, "limit.cost") }
+
+// step holds the run, or drops it where its automation wants that.
+func (e *overLimit) step(run db.Run, call db.Call) db.RunStep {
+	limit := strings.TrimPrefix(e.reason, "limit.")
+	detail := fmt.Sprintf("A call of up to %d tokens and %s USD would pass the tenant's limit %s.", call.ReservedTokens, usd(call.ReservedPico), limit)
+	if run.OverLimit == db.OverDrop {
+		return db.RunStep{Status: db.RunSkipped, Reason: e.reason, Detail: detail + " Its automation drops what is over a limit."}
+	}
+	return db.RunStep{
+		Status: db.RunHeld, Reason: e.reason, Detail: detail + " It goes on when the window turns or the limit is raised.", Until: e.until, Refund: true,
+		HeldTokens: call.ReservedTokens, HeldPico: call.ReservedPico,
+	}
 }
 
 // earlier finds a reply that was received and paid for, and that can be used: a run that comes back asks no second time.
 func earlier(c *claimed) (llm.Reply, db.Call, bool) {
 	for _, call := range slices.Backward(c.calls) {
-		if call.State != db.CallReceived || call.ResponseText == nil {
+		reply, ok := replyOf(call)
+		if !ok {
 			continue
 		}
-		reply := llm.Reply{Text: *call.ResponseText, ModelServed: call.ModelServed, ResponseID: call.ResponseID, Finish: llm.Finish(call.Finish)}
 		// One that could not be used then cannot be used now: whoever retries such a run wants another answer.
 		if _, bad := afterOutput(reply, c.automation); bad == nil {
 			return reply, call, true
 		}
 	}
 	return llm.Reply{}, db.Call{}, false
+}
+
+// replyOf is what was kept of a reply.
+func replyOf(call db.Call) (llm.Reply, bool) {
+	if call.State != db.CallReceived || call.ResponseText == nil {
+		return llm.Reply{}, false
+	}
+	return llm.Reply{Text: *call.ResponseText, ModelServed: call.ModelServed, ResponseID: call.ResponseID, Finish: llm.Finish(call.Finish)}, true
 }
 
 // settleLost ends the calls that an earlier hold left open. One that was sent is booked as an estimate: nobody knows whether it was billed.
@@ -87,7 +167,7 @@ func (w *runWorker) settleLost(ctx context.Context, c *claimed) (*db.RunStep, er
 			}
 		case db.CallSent:
 			orphans++
-			err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return orphan(ctx, tx, call, "worker_lost", 0) })
+			err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return orphan(ctx, tx, call, &llm.Error{Kind: kindWorkerLost}) })
 			if errors.Is(err, db.ErrStale) {
 				continue // the worker that lost the run has settled it meanwhile
 			} else if err != nil {
@@ -102,8 +182,11 @@ func (w *runWorker) settleLost(ctx context.Context, c *claimed) (*db.RunStep, er
 	return nil, nil //nolint:nilnil // no step: the run goes on
 }
 
-// orphan books a sent call without a reply as what it can have cost at most.
-func orphan(ctx context.Context, tx db.TenantTx, call db.Call, kind string, status int) error {
+// kindWorkerLost is the kind of error of a call whose worker was killed while it was under way.
+const kindWorkerLost llm.Kind = "worker_lost"
+
+// orphan books a sent call without a reply: at what the provider told of it before it broke off, if anything, and else at its worst case.
+func orphan(ctx context.Context, tx db.TenantTx, call db.Call, e *llm.Error) error {
 	prices, err := pricesOf(ctx, tx, call.Provider, call.ModelAsked)
 	if err != nil {
 		return err
@@ -112,20 +195,35 @@ func orphan(ctx context.Context, tx db.TenantTx, call db.Call, kind string, stat
 	if err != nil {
 		return fmt.Errorf("price an orphaned call: %w", err)
 	}
-	call.ErrorKind, call.ErrorStatus = kind, status
-	call.InputUncached, call.OutputVisible = call.InputEstimate, call.MaxOutputTokens
-	call.CostPico = llm.WorstCase(price, call.InputEstimate, call.MaxOutputTokens)
+	call.ErrorKind, call.ErrorStatus = string(e.Kind), e.Status
+	if usage, seen := seenOf(e, call); seen {
+		call.Tokens = tokensOf(usage)
+		if call.CostPico, err = llm.Cost(price, usage); err != nil {
+			return fmt.Errorf("price an orphaned call: %w", err)
+		}
+	} else {
+		call.InputUncached, call.OutputVisible = call.InputEstimate, call.MaxOutputTokens
+		call.CostPico = llm.WorstCase(price, call.InputEstimate, call.MaxOutputTokens)
+	}
 	if err := tx.CallOrphan(ctx, call); err != nil {
 		return err
 	}
 	return tx.EntryInsert(ctx, call.ID, db.EntryOrphan)
 }
 
-// plan is a call that is ready to be made.
-type plan struct {
-	provider, owner string
-	request         llm.Request
-	call            db.Call
+// seenOf is what can be said of the usage of a stream that broke off after it had begun: the most of what was reported and of what was seen.
+func seenOf(e *llm.Error, call db.Call) (llm.Usage, bool) {
+	if e.OutputSeen == 0 && e.Usage.InputTotal() == 0 {
+		return llm.Usage{}, false
+	}
+	usage := e.Usage
+	if usage.InputTotal() == 0 {
+		usage.InputUncached = call.InputEstimate
+	}
+	if usage.OutputTotal() < e.OutputSeen {
+		usage.OutputVisible, usage.OutputReasoning = min(e.OutputSeen, call.MaxOutputTokens), 0
+	}
+	return usage, true
 }
 
 // nonceBytes of randomness make a fence that a payload cannot guess.
@@ -146,83 +244,6 @@ func (c *claimed) estimate(system, user string) int64 {
 	return llm.EstimateTokens(system + user + string(c.automation.Spec().OutputSchema))
 }
 
-// plan renders the prompt, finds the key and the price, and keeps the call as intended. A step is returned where the run must not go on.
-func (w *runWorker) plan(ctx context.Context, c *claimed) (plan, *db.RunStep, error) {
-	spec := c.automation.Spec()
-	stop := func(s db.RunStep) (plan, *db.RunStep, error) { return plan{}, &s, nil }
-	provider, model, err := llm.ParseModel(spec.Model)
-	if err != nil {
-		return stop(die(reasonAutomation, "The model is not of the form provider/model."))
-	}
-	system, user, err := c.prompt()
-	if err != nil {
-		return stop(die(reasonPrompt, "The prompt cannot be rendered: "+err.Error()))
-	}
-	p := plan{provider: provider}
-	var key tenants.Secret
-	sum := sha256.Sum256([]byte(model + "\x00" + system + "\x00" + user + "\x00" + string(spec.OutputSchema)))
-	p.call = db.Call{
-		ID: tenants.NewID(), RunID: c.run.ID, Epoch: c.run.Epoch, Provider: provider, ModelAsked: model, RequestSHA256: sum[:],
-		InputEstimate: c.estimate(system, user), MaxOutputTokens: int64(spec.MaxOutputTokens),
-	}
-	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
-		key, p.call.CredentialID, p.owner, err = w.keyOf(ctx, tx, provider, spec.CredentialID)
-		if err != nil {
-			return err
-		}
-		prices, err := pricesOf(ctx, tx, provider, model)
-		if err != nil {
-			return err
-		}
-		price, err := llm.PickTier(prices, p.call.InputEstimate)
-		if err != nil {
-			return err
-		}
-		p.call.PriceID = price.ID
-		return tx.CallIntend(ctx, p.call)
-	})
-	switch {
-	case errors.Is(err, errNoKey):
-		return stop(die(reasonNoKey, "There is no API key for "+provider+": make a credential of that kind, then retry the run."))
-	case errors.Is(err, db.ErrNotFound), errors.Is(err, llm.ErrUnpriced):
-		return stop(die(reasonPrice, "There is no price for "+spec.Model+", and what has no price is not called."))
-	case err != nil:
-		return plan{}, nil, err
-	}
-	p.request = llm.Request{
-		Model: model, System: system, User: user, Schema: spec.OutputSchema, MaxOutputTokens: spec.MaxOutputTokens,
-		APIKey: key.Reveal(), RequestID: tenants.FormatID(tenants.CallPrefix, p.call.ID),
-	}
-	return p, nil, nil
-}
-
-var errNoKey = errors.New("no api key")
-
-// keyOf finds the key to call a provider with: the credential that the automation names, else the tenant's newest of that kind, else the
-// operator's. A named one that was deleted is not replaced by another: somebody else would pay.
-func (w *runWorker) keyOf(ctx context.Context, tx db.TenantTx, provider, named string) (tenants.Secret, *uuid.UUID, string, error) {
-	var credential db.Credential
-	var err error
-	if id, ok := tenants.ParseID(tenants.CredentialPrefix, named); ok {
-		if credential, err = tx.CredentialGet(ctx, id); errors.Is(err, db.ErrNotFound) {
-			return tenants.Secret{}, nil, "", errNoKey
-		}
-	} else {
-		credential, err = tx.CredentialOfKind(ctx, provider)
-	}
-	if err == nil {
-		secret, err := tx.CredentialSecret(ctx, credential.ID)
-		return secret, &credential.ID, credential.ID.String(), err
-	}
-	if !errors.Is(err, db.ErrNotFound) {
-		return tenants.Secret{}, nil, "", err
-	}
-	if key, ok := w.keys[provider]; ok && !key.Empty() {
-		return key, nil, operatorOwner, nil
-	}
-	return tenants.Secret{}, nil, "", errNoKey
-}
-
 // callFailed writes what became of a call without a reply, and what follows for the run.
 func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err error) error {
 	var e *llm.Error
@@ -231,7 +252,7 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 		// The run is another worker's, or a person cancelled it: then nobody else would book the call.
 		if known && e.Sent {
 			w.settle(ctx, c, func(ctx context.Context, tx db.TenantTx) error {
-				return orphan(ctx, tx, p.call, string(e.Kind), e.Status)
+				return orphan(ctx, tx, p.call, e)
 			})
 		}
 		return errLost
@@ -241,18 +262,37 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 		e = &llm.Error{Kind: llm.KindUnavailable}
 	}
 	step := afterModel(err, c.tried(w.now()))
-	return w.finish(ctx, c, step, func(ctx context.Context, tx db.TenantTx) error {
-		if e.Sent {
-			return orphan(ctx, tx, p.call, string(e.Kind), e.Status)
+	c.calls = append(c.calls, db.Call{Provider: p.provider, ModelAsked: p.call.ModelAsked, State: db.CallFailed, ErrorKind: string(e.Kind)})
+	if e.Kind == llm.KindCredentialRejected || e.Kind == llm.KindQuotaExhausted {
+		if err := w.pause(ctx, c, p, e); err != nil {
+			return err
 		}
-		return tx.CallFail(ctx, p.call.ID, string(e.Kind), e.Status)
+	}
+	if step.Status == db.RunWaiting && step.Refund == false && w.standIn(c) {
+		step.Wait = snoozeMin // somebody else is asked: there is nothing to wait for
+	}
+	return w.finish(ctx, c, step, func(ctx context.Context, tx db.TenantTx) error {
+		var err error
+		if e.Sent {
+			err = orphan(ctx, tx, p.call, e)
+		} else {
+			err = tx.CallFail(ctx, p.call.ID, string(e.Kind), e.Status)
+		}
+		if !reserved(e) && errors.Is(err, db.ErrStale) {
+			return nil // it was refused before anything was kept of it
+		}
+		return err
 	})
 }
+
+// reserved says whether the call was kept as sent before it failed: what the breaker, the bulkhead or a pause refuses is not, nor what cannot be meant.
+func reserved(e *llm.Error) bool { return e.Sent || e.Status != 0 }
 
 // tried is how far the run has come.
 func (c *claimed) tried(now time.Time) tried {
 	return tried{
 		attempt: c.run.Attempt, attemptsMax: c.run.AttemptsMax, waits: failures(c.calls), claims: int(c.run.Epoch), age: now.Sub(c.run.CreatedAt),
+		retry: c.automation.Retry(),
 	}
 }
 

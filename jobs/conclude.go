@@ -10,8 +10,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"sluice/automations"
 	"sluice/db"
@@ -20,9 +18,17 @@ import (
 	"sluice/tenants"
 )
 
-// conclude keeps what the model answered: the reply, its usage and cost, the ledger entry, the outcome, the action and its job, and the end
-// of this job, in one transaction. fresh says that the reply was just received, and is still to be paid for.
-func (w *runWorker) conclude(ctx context.Context, job *river.Job[RunArgs], c *claimed, call db.Call, reply llm.Reply, fresh bool) error {
+// ending is what a run ends its hold with: the reply, its usage and cost, the ledger entry, the outcome, the action and its job.
+type ending struct {
+	run    db.Run
+	call   *db.Call // a reply that was just received, and is still to be paid for; nil where there is none
+	step   db.RunStep
+	intent *db.Action
+}
+
+// conclude keeps what the model answered, in one transaction with other runs of the tenant. fresh says that the reply was just received. The job
+// itself is ended by River, many at once: should it be worked again, its run says that there is nothing left to do.
+func (w *runWorker) conclude(ctx context.Context, c *claimed, call db.Call, reply llm.Reply, fresh bool) error {
 	// The reply is here and is paid for: it is kept even where this process is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
@@ -31,39 +37,50 @@ func (w *runWorker) conclude(ctx context.Context, job *river.Job[RunArgs], c *cl
 		return err
 	}
 	step.Detail = c.noted(step.Detail)
-	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
-		if fresh {
-			if err := w.receive(ctx, tx, call, reply); err != nil {
-				return err
-			}
-		}
-		// The epoch is checked here: the outcome of a reply that comes after the run was lost is not taken.
-		if err := w.step(ctx, tx, c.run, step); err != nil {
+	end := ending{run: c.run, step: step, intent: intent}
+	if fresh {
+		if call, err = w.received(ctx, c.run.TenantID, call, reply); err != nil {
 			return err
 		}
-		if intent != nil {
-			if err := tx.ActionInsert(ctx, *intent); err != nil {
-				return fmt.Errorf("keep the action: %w", err)
-			}
-			if intent.State == db.ActionIntended {
-				send := []ActionArgs{{TenantID: c.run.TenantID, ActionID: intent.ID}}
-				if err := w.poster.PostActions(ctx, tx.Pgx(), send); err != nil {
-					return err
-				}
-			}
-		}
-		_, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx.Pgx(), job)
-		return err
-	})
-	if fresh && errors.Is(err, db.ErrStale) {
+		end.call = &call
+	}
+	if _, err = w.lanes.write(ctx, c.run.TenantID, wish{end: &end}); fresh && errors.Is(err, db.ErrStale) {
 		// The run is another worker's, or a person cancelled it. What was paid is booked all the same.
-		w.settle(ctx, c, func(ctx context.Context, tx db.TenantTx) error { return w.receive(ctx, tx, call, reply) })
+		w.settle(ctx, c, func(ctx context.Context, tx db.TenantTx) error {
+			if err := receive(ctx, tx, call); err != nil {
+				return err
+			}
+			return tx.RunCost(ctx, c.run.ID)
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("keep the outcome of run %s: %w", c.run.ID, err)
 	}
 	w.told(ctx, c, step)
 	return nil
+}
+
+// keep keeps a reply and its cost, while the run goes on.
+func (w *runWorker) keep(ctx context.Context, c *claimed, call db.Call, reply llm.Reply) (db.Call, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
+	defer cancel()
+	call, err := w.received(ctx, c.run.TenantID, call, reply)
+	if err != nil {
+		return call, err
+	}
+	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
+		if err := receive(ctx, tx, call); err != nil {
+			return err
+		}
+		return tx.RunCost(ctx, c.run.ID)
+	})
+	call.State = db.CallReceived
+	return call, err
+}
+
+// receive keeps a reply with its cost, and books it. Where its call was taken for lost and booked as an estimate, the difference is booked.
+func receive(ctx context.Context, tx db.TenantTx, call db.Call) error {
+	return tx.CallsReceive(ctx, []db.Call{call})
 }
 
 // judge says what follows of a reply, and what is to be sent, if anything.
@@ -134,7 +151,7 @@ func (w *runWorker) intent(c *claimed, output any) (*db.Action, *db.RunStep) {
 	}
 	a := &db.Action{
 		ID: tenants.NewID(), RunID: c.run.ID, Kind: params.Kind, Key: actionKey(c.run.ID, params.Kind, effect.URL), Target: effect.Target,
-		Effect: kept, State: db.ActionIntended,
+		Effect: kept, State: db.ActionIntended, Entity: c.event.Entity,
 	}
 	if id, ok := tenants.ParseID(tenants.CredentialPrefix, params.CredentialID); ok {
 		a.CredentialID = &id
@@ -151,8 +168,8 @@ func actionKey(runID uuid.UUID, kind, target string) string {
 	return "msg_" + hex.EncodeToString(sum[:16])
 }
 
-// receive keeps a reply with its usage, priced by the model that served it, and books its cost.
-func (w *runWorker) receive(ctx context.Context, tx db.TenantTx, call db.Call, reply llm.Reply) error {
+// received is a call with its reply and usage, priced by the model that served it.
+func (w *runWorker) received(ctx context.Context, tenantID uuid.UUID, call db.Call, reply llm.Reply) (db.Call, error) {
 	usage := reply.Usage
 	if reply.UsageFault != "" {
 		// What the provider says of the usage cannot be trusted: what can have been used is booked, never nothing.
@@ -165,30 +182,27 @@ func (w *runWorker) receive(ctx context.Context, tx db.TenantTx, call db.Call, r
 	if served == "" {
 		served = call.ModelAsked
 	}
-	prices, err := pricesOf(ctx, tx, call.Provider, served)
+	prices, err := w.prices.of(ctx, tenantID, call.Provider, served)
 	if errors.Is(err, db.ErrNotFound) {
 		// A name of the served model that is not known: the model that was asked has a price, or nothing had been sent.
-		prices, err = pricesOf(ctx, tx, call.Provider, call.ModelAsked)
+		prices, err = w.prices.of(ctx, tenantID, call.Provider, call.ModelAsked)
 	}
 	if err != nil {
-		return err
+		return call, err
 	}
 	price, err := llm.PickTier(prices, usage.InputTotal())
 	if err != nil {
-		return fmt.Errorf("price the call: %w", err)
+		return call, fmt.Errorf("price the call: %w", err)
 	}
 	cost, err := llm.Cost(price, usage)
 	if err != nil {
-		return fmt.Errorf("price the call: %w", err)
+		return call, fmt.Errorf("price the call: %w", err)
 	}
 	text := strings.ToValidUTF8(strings.ReplaceAll(reply.Text, "\x00", ""), "\uFFFD")
 	call.ModelServed, call.PriceID, call.Tokens, call.CostPico = served, price.ID, tokensOf(usage), cost
 	call.UsageRaw, call.UsageFault, call.Finish, call.ResponseID = jsonb(reply.RawUsage), reply.UsageFault, string(reply.Finish), reply.ResponseID
 	call.ResponseText = &text
-	if err := tx.CallReceive(ctx, call); err != nil {
-		return fmt.Errorf("keep the reply: %w", err)
-	}
-	return tx.EntryInsert(ctx, call.ID, db.EntryCharge)
+	return call, nil
 }
 
 // withoutNUL takes NUL characters, which Postgres cannot keep, out of every text of a JSON value.

@@ -40,6 +40,8 @@ const riverAttemptsMax = 10
 type RunArgs struct {
 	TenantID uuid.UUID `json:"tenant_id"`
 	RunID    uuid.UUID `json:"run_id"`
+	// Ordered says that the run has an order among others, and is claimed by itself.
+	Ordered bool `json:"ordered,omitempty"`
 
 	// NotBefore, if not zero, is when the job may begin.
 	NotBefore time.Time `json:"-"`
@@ -169,7 +171,7 @@ func (p *Poster) HandOver(ctx context.Context, tx db.TenantTx, run db.Run) error
 	} else if err != nil {
 		return fmt.Errorf("hand over from run %s: %w", run.ID, err)
 	}
-	return p.PostRuns(ctx, tx.Pgx(), []RunArgs{{TenantID: tx.TenantID, RunID: next}})
+	return p.PostRuns(ctx, tx.Pgx(), []RunArgs{{TenantID: tx.TenantID, RunID: next, Ordered: true}})
 }
 
 // traceMetadata is what continued reads; nil without a trace.

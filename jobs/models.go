@@ -39,12 +39,17 @@ func pricesOf(ctx context.Context, tx db.TenantTx, provider, model string) ([]ll
 	}
 	out := make([]llm.Price, len(rows))
 	for i, r := range rows {
-		out[i] = llm.Price{
-			ID: r.ID, Provider: r.Provider, Model: r.Model, TierAbove: r.TierAbove, Input: r.InputPico, Output: r.OutputPico,
-			CacheRead: orNoPrice(r.CacheReadPico), CacheWrite5m: orNoPrice(r.CacheWrite5mPico), CacheWrite1h: orNoPrice(r.CacheWrite1hPico),
-		}
+		out[i] = priceRow(r)
 	}
 	return out, nil
+}
+
+// priceRow is a row of the table of prices, for arithmetic.
+func priceRow(r db.Price) llm.Price {
+	return llm.Price{
+		ID: r.ID, Provider: r.Provider, Model: r.Model, TierAbove: r.TierAbove, Input: r.InputPico, Output: r.OutputPico,
+		CacheRead: orNoPrice(r.CacheReadPico), CacheWrite5m: orNoPrice(r.CacheWrite5mPico), CacheWrite1h: orNoPrice(r.CacheWrite1hPico),
+	}
 }
 
 func orNoPrice(p *int64) int64 {

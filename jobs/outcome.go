@@ -38,10 +38,12 @@ const (
 const (
 	reasonAttempts       = "attempts.exhausted"
 	reasonAutomation     = "automation.invalid"
+	reasonCeiling        = "limit.max_call"
 	reasonCancelled      = "worker.stopped"
 	reasonInternal       = "internal"
 	reasonNoKey          = "provider.no_credential"
 	reasonPayload        = "payload.malformed"
+	reasonPaused         = "provider.credential_paused"
 	reasonPending        = "action.pending"
 	reasonPrice          = "price.unknown"
 	reasonPrompt         = "prompt.invalid"
@@ -100,32 +102,38 @@ type tried struct {
 	claims int
 	// age is how long ago the run was made.
 	age time.Duration
+	// retry is what the automation says of failed attempts.
+	retry automations.Retry
 }
 
 // afterModel says what follows a failed call.
 func afterModel(err error, t tried) db.RunStep {
 	wait := func(reason, detail string, d time.Duration) db.RunStep { return waitOrDie(reason, detail, d, t) }
-	attempt, left := t.attempt, t.attempt < t.attemptsMax
 	var e *llm.Error
 	if !errors.As(err, &e) {
-		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", attempt, left)
+		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", t)
 	}
 	reason := providerReasonDot + string(e.Kind)
 	switch e.Kind {
 	case llm.KindBreakerOpen:
 		return wait(reason, "The provider failed too often of late, so it is left alone for a while.", max(e.RetryAfter, breakerWaitMin))
+	case llm.KindBusy:
+		// Each is told a slot of its own: no jitter.
+		step := wait(reason, "As many calls to this model are under way with this key as may be.", e.RetryAfter)
+		step.Wait = max(e.RetryAfter, snoozeMin)
+		return step
 	case llm.KindRateLimited:
 		return wait(reason, "The provider asked to be called less often.", orDefault(e.RetryAfter, rateLimitWait))
 	case llm.KindQuotaExhausted:
 		return wait(reason, "The provider's account has no money or reached its limit of spending: "+e.Error(), orDefault(e.RetryAfter, quotaWait))
 	case llm.KindCredentialRejected:
-		return die(reason, "The provider refused the API key: give it another key, then retry the run. "+e.Error())
+		return wait(reason, "The provider refused the API key, which is not used until a person has seen to it: "+e.Error(), quotaWait)
 	case llm.KindBadRequest:
 		return die(reason, "The provider will never take this request: "+e.Error())
 	case llm.KindCancelled:
 		return db.RunStep{Status: db.RunQueued, Reason: reasonCancelled, Detail: "The worker was stopped; another one takes the run up.", Refund: true}
 	default:
-		return retryOrDie(reason, "The provider did not answer as it should: "+e.Error(), attempt, left)
+		return retryOrDie(reason, "The provider did not answer as it should: "+e.Error(), t)
 	}
 }
 
@@ -149,11 +157,14 @@ func die(reason, detail string) db.RunStep {
 }
 
 // retryOrDie spends the attempt.
-func retryOrDie(reason, detail string, attempt int, left bool) db.RunStep {
-	if !left {
+func retryOrDie(reason, detail string, t tried) db.RunStep {
+	if t.attempt >= t.attemptsMax {
 		return die(reason, detail+" No attempt is left.")
 	}
-	return db.RunStep{Status: db.RunWaiting, Reason: reason, Detail: detail, Wait: backoff(retryBase, retryMax, attempt)}
+	return db.RunStep{
+		Status: db.RunWaiting, Reason: reason, Detail: detail,
+		Wait: backoff(orDefault(t.retry.Base, retryBase), orDefault(t.retry.Most, retryMax), t.attempt),
+	}
 }
 
 // backoff doubles its bound with every attempt (from 1) and draws from the upper half of it.
@@ -187,7 +198,7 @@ func afterFetch(res outbound.Response, t tried, at time.Time) *db.RunStep {
 	case res.Status == http.StatusTooManyRequests:
 		step = waitOrDie(reasonFetchFailed, answered+": it asked to be asked less often.", orDefault(patience, rateLimitWait), t)
 	case res.Status == http.StatusRequestTimeout, res.Status == http.StatusTooEarly, res.Status >= http.StatusInternalServerError:
-		if step = retryOrDie(reasonFetchFailed, answered+".", t.attempt, t.attempt < t.attemptsMax); step.Status == db.RunWaiting {
+		if step = retryOrDie(reasonFetchFailed, answered+".", t); step.Status == db.RunWaiting {
 			step.Wait = max(step.Wait, patience)
 		}
 	case res.Status == http.StatusUnauthorized, res.Status == http.StatusForbidden:
@@ -199,7 +210,7 @@ func afterFetch(res outbound.Response, t tried, at time.Time) *db.RunStep {
 	case res.Truncated && len(res.Body) >= fetchBytesMax:
 		step = die(reasonFetchTooLarge, fmt.Sprintf("What the source answered to the fetch is longer than %d bytes.", fetchBytesMax))
 	case res.Truncated:
-		step = retryOrDie(reasonFetchFailed, answered+", and did not come to its end.", t.attempt, t.attempt < t.attemptsMax)
+		step = retryOrDie(reasonFetchFailed, answered+", and did not come to its end.", t)
 	default:
 		return nil
 	}
@@ -210,7 +221,7 @@ func afterFetch(res outbound.Response, t tried, at time.Time) *db.RunStep {
 func afterNoFetch(err error, t tried) db.RunStep {
 	var e *outbound.Error
 	if !errors.As(err, &e) {
-		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", t.attempt, t.attempt < t.attemptsMax)
+		return retryOrDie(reasonInternal, "Something went wrong inside Sluice; the operator's log has it.", t)
 	}
 	switch e.Kind { //nolint:exhaustive // the others may pass
 	case outbound.Canceled:
@@ -218,7 +229,7 @@ func afterNoFetch(err error, t tried) db.RunStep {
 	case outbound.BadURL, outbound.Blocked:
 		return die(reasonFetchBlocked, "The address of the fetch is not allowed: "+e.Error()+".")
 	default:
-		return retryOrDie(reasonFetchFailed, "The fetch got no answer: "+e.Error()+".", t.attempt, t.attempt < t.attemptsMax)
+		return retryOrDie(reasonFetchFailed, "The fetch got no answer: "+e.Error()+".", t)
 	}
 }
 

@@ -8,12 +8,10 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/riverqueue/river"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
-	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/action"
 	"sluice/jobs/llm"
@@ -27,7 +25,6 @@ type runWorker struct {
 
 	db       *db.DB
 	models   *llm.Client
-	keys     map[string]tenants.Secret
 	actions  *action.Set
 	poster   *Poster
 	log      *slog.Logger
@@ -37,133 +34,36 @@ type runWorker struct {
 	timeout  time.Duration
 	compiled *Compiled
 	door     *outbound.Door
+	slots    *slots
+	prices   *priceList
+	keyring  *keyring
+
+	// lanes are the tenants' commits: claims, reservations and ends of their runs share them.
+	lanes lanes[wish, granted]
 }
 
 // Timeout bounds the whole job.
 func (w *runWorker) Timeout(*river.Job[RunArgs]) time.Duration { return w.timeout }
 
-// claimed is a run that this worker holds, with all that its work needs.
-type claimed struct {
-	run        db.Run
-	event      db.Event
-	payload    any
-	automation *automations.Compiled
-	calls      []db.Call
-	// state is what was fetched, and fetched a sentence about it; nil and "" where the automation fetches nothing.
-	state   any
-	fetched string
-}
-
 // Work takes one run as far as it goes.
 func (w *runWorker) Work(ctx context.Context, job *river.Job[RunArgs]) error {
+	tenantID := job.Args.TenantID
+	if !w.slots.take(ctx, tenantID) {
+		if ctx.Err() != nil {
+			return ctx.Err() // River gives the job to another
+		}
+		return forRiver(w.park(ctx, job.Args))
+	}
+	defer w.slots.give(tenantID)
 	c, err := w.claim(ctx, job.Args)
 	if err == nil {
-		err = w.hold(ctx, job, c)
+		err = w.hold(ctx, c)
 	}
 	return forRiver(err)
 }
 
-// claim takes the run and reads what its work needs. What cannot even begin is ended here.
-func (w *runWorker) claim(ctx context.Context, args RunArgs) (*claimed, error) {
-	var c claimed
-	var stop error
-	var skipped *db.RunStep
-	err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
-		var err error
-		if c.run, err = tx.RunClaim(ctx, args.RunID, w.lease); errors.Is(err, db.ErrNotFound) {
-			stop = w.whyNot(ctx, tx, args.RunID)
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("claim run %s: %w", args.RunID, err)
-		}
-		if behind, err := w.behind(ctx, tx, c.run); err != nil || behind {
-			stop = errNothing
-			return err
-		}
-		loaded, err := tx.RunLoad(ctx, c.run)
-		if err != nil {
-			return fmt.Errorf("read what run %s needs: %w", args.RunID, err)
-		}
-		if loaded.Tenant.Status != tenants.Active {
-			step := wait(reasonSuspended, "The tenant is suspended.", suspendedWait)
-			stop = snooze{step.Wait}
-			return w.step(ctx, tx, c.run, step)
-		}
-		if c.run.Attempt > c.run.AttemptsMax {
-			stop = errNothing
-			return w.step(ctx, tx, c.run, die(reasonAttempts, "Its attempts ended without an outcome: "+c.run.Detail))
-		}
-		fault, err := w.load(ctx, tx, loaded, &c)
-		if err != nil {
-			return err
-		}
-		if skipped, err = w.superseded(ctx, tx, &c); err != nil {
-			return err
-		}
-		if skipped != nil {
-			fault = skipped
-		}
-		if fault == nil {
-			return nil
-		}
-		stop = errNothing
-		return w.step(ctx, tx, c.run, *fault)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if skipped != nil {
-		w.told(ctx, &c, *skipped)
-	}
-	return &c, stop
-}
-
-// whyNot tells what to do with a job whose run cannot be claimed.
-func (w *runWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID) error {
-	run, err := tx.RunGet(ctx, id)
-	if errors.Is(err, db.ErrNotFound) {
-		return errNothing
-	} else if err != nil {
-		return err
-	}
-	switch {
-	case run.Status == db.RunWaiting && run.Until != nil:
-		return snooze{run.Until.Sub(w.now())}
-	case run.Status == db.RunRunning && run.LeaseUntil != nil:
-		// Another worker holds it, or held it when it died: look again when its lease would be over.
-		return snooze{run.LeaseUntil.Sub(w.now()) + snoozeMin}
-	}
-	return errNothing
-}
-
-// load takes what was read, and compiles the automation's version. A step is returned where the run cannot go on.
-func (w *runWorker) load(ctx context.Context, tx db.TenantTx, loaded db.RunLoaded, c *claimed) (*db.RunStep, error) {
-	c.event, c.calls = loaded.Event, loaded.Calls
-	if loaded.Payload == nil {
-		step := die(reasonPayload, "The payload is no longer kept.")
-		return &step, nil
-	}
-	document := loaded.Payload.Document
-	if document == nil {
-		document = loaded.Payload.Body
-	}
-	var err error
-	if c.payload, err = automations.DecodePayload(document); err != nil {
-		step := die(reasonPayload, "The payload cannot be read: "+err.Error())
-		return &step, nil //nolint:nilerr // the fault is the step
-	}
-	if c.automation, err = w.compiled.get(ctx, tx, c.run.AutomationID, c.run.AutomationVersion); err != nil {
-		if fault, ok := errors.AsType[automations.Fault](err); ok {
-			step := die(reasonAutomation, "The automation no longer compiles: "+fault.Error())
-			return &step, nil
-		}
-		return nil, err
-	}
-	return nil, nil //nolint:nilnil // no step: the run goes on
-}
-
 // hold keeps the lease while the run is worked on; when it is lost, the work's context ends.
-func (w *runWorker) hold(ctx context.Context, job *river.Job[RunArgs], c *claimed) error {
+func (w *runWorker) hold(ctx context.Context, c *claimed) error {
 	ctx, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
 	renewed := make(chan struct{})
@@ -193,7 +93,7 @@ func (w *runWorker) hold(ctx context.Context, job *river.Job[RunArgs], c *claime
 		attribute.String("sluice.run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID)),
 		attribute.Int("sluice.attempt", c.run.Attempt),
 	)
-	err := w.ask(ctx, job, c)
+	err := w.ask(ctx, c)
 	if errors.Is(context.Cause(ctx), errLost) {
 		err = errLost
 	}
@@ -204,8 +104,19 @@ func (w *runWorker) hold(ctx context.Context, job *river.Job[RunArgs], c *claime
 
 // step ends the hold of a run in the caller's transaction; where the run ends with it, the next one of its entity goes on.
 func (w *runWorker) step(ctx context.Context, tx db.TenantTx, run db.Run, s db.RunStep) error {
-	if err := tx.RunStep(ctx, run.ID, run.Epoch, s); err != nil {
+	parked, err := tx.RunsStep(ctx, []db.RunEnd{{ID: run.ID, Epoch: run.Epoch, RunStep: s}})
+	if err != nil {
 		return fmt.Errorf("end the hold of run %s as %s: %w", run.ID, s.Status, err)
+	}
+	if s.Status == db.RunHeld {
+		if err := tx.BudgetHold(ctx, s.Reason); err != nil {
+			return fmt.Errorf("hold what comes after run %s: %w", run.ID, err)
+		}
+	}
+	if parked > 0 {
+		if err := w.poster.unpark(ctx, tx, 1); err != nil {
+			return err
+		}
 	}
 	if !s.Status.Ended() {
 		return nil

@@ -85,7 +85,6 @@ func TestRunEndsByWhatTheProviderDoes(t *testing.T) {
 		{"Truncated", scripted.ProviderControl{Mode: "truncate"}, db.RunDead, "output.truncated", true},
 		{"NotJSON", scripted.ProviderControl{Mode: "bad_json"}, db.RunDead, "output.schema", true},
 		{"WrongSchema", scripted.ProviderControl{Mode: "wrong_schema"}, db.RunDead, "output.schema", true},
-		{"KeyRejected", scripted.ProviderControl{Mode: "unauthorized"}, db.RunDead, "provider.credential_rejected", false},
 		{"UsageMissing", scripted.ProviderControl{Mode: "usage_missing"}, db.RunDone, "", true},
 		{"OneFailureIsRetried", scripted.ProviderControl{Mode: "error500", Times: 1}, db.RunDone, "", true},
 		{"OneOverloadIsRetried", scripted.ProviderControl{Mode: "overloaded", Times: 1}, db.RunDone, "", true},

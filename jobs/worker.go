@@ -28,6 +28,9 @@ const (
 	fetchPollInterval = 200 * time.Millisecond
 	// completedRetention is short: the outcome is in our tables.
 	completedRetention = time.Hour
+	// tenantSlotsOf and urgentWorkersOf are the parts of the workers that one tenant may have at once, and that urgent runs have to themselves.
+	tenantSlotsOf   = 2
+	urgentWorkersOf = 4
 	// jobMargin is what a job may take beyond its call to the outside.
 	jobMargin = time.Minute
 )
@@ -69,6 +72,7 @@ type Worker struct {
 	client  *river.Client[pgx.Tx]
 	sweeper *sweeper
 	keeper  *retention
+	gate    *gate
 	deps    Deps
 	stop    context.CancelFunc
 	swept   chan struct{}
@@ -91,18 +95,26 @@ func NewWorker(d Deps) (*Worker, error) {
 		return nil, err
 	}
 	kinds := river.NewWorkers()
-	river.AddWorker(kinds, &runWorker{
-		db: d.DB, models: d.Models, keys: d.ProviderKeys, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m,
+	runs := &runWorker{
+		db: d.DB, models: d.Models, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m,
 		lease: d.Lease, timeout: d.ModelTimeout + jobMargin, compiled: NewCompiled(), door: d.Door,
-	})
-	river.AddWorker(kinds, &actionWorker{
+		slots: newSlots(d.RunWorkers / tenantSlotsOf), prices: &priceList{db: d.DB, now: d.Now}, keyring: &keyring{db: d.DB, operator: d.ProviderKeys, now: d.Now},
+	}
+	runs.lanes.commit = runs.commit
+	river.AddWorker(kinds, runs)
+	acts := &actionWorker{
 		db: d.DB, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m, timeout: d.ActionTimeout, lease: d.ActionTimeout + d.Lease,
-	})
+		secrets: &secretCache{db: d.DB, now: d.Now},
+	}
+	acts.lanes.commit = acts.commit
+	river.AddWorker(kinds, acts)
+	// Urgent runs have workers of their own, and leave the others theirs.
+	urgent := max(d.RunWorkers/urgentWorkersOf, 1)
 	jobTimeout := max(d.ModelTimeout, d.ActionTimeout) + jobMargin
 	client, err := river.NewClient(riverpgxv5.New(d.River), &river.Config{
 		Schema: db.RiverSchema, Logger: d.Log, Workers: kinds, Plugins: tracing(),
 		Queues: map[string]river.QueueConfig{
-			runQueue: {MaxWorkers: d.RunWorkers}, actionQueue: {MaxWorkers: d.ActionWorkers},
+			runQueue: {MaxWorkers: max(d.RunWorkers-urgent, 1)}, urgentQueue: {MaxWorkers: urgent}, actionQueue: {MaxWorkers: d.ActionWorkers},
 		},
 		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPollInterval,
 		// Migration 0003 dropped the two GIN indexes of River's list.
@@ -116,6 +128,7 @@ func NewWorker(d Deps) (*Worker, error) {
 	}
 	return &Worker{
 		client: client, deps: d, swept: make(chan struct{}), keeper: &retention{db: d.DB, log: d.Log, age: d.PayloadRetention},
+		gate:    &gate{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery},
 		sweeper: &sweeper{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, meters: m},
 	}, nil
 }
@@ -132,6 +145,7 @@ func (w *Worker) Start(ctx context.Context) error {
 		defer close(w.swept)
 		var loops sync.WaitGroup
 		loops.Go(func() { w.keeper.loop(running) })
+		loops.Go(func() { w.gate.loop(running) })
 		if w.deps.Missed != nil {
 			loops.Go(func() { w.deps.Missed.loop(running) })
 		}

@@ -99,14 +99,44 @@ revoke select (tenant_id, time_zone) on sluice.tenants from sluice_intake;
 revoke insert on sluice.run_history from sluice_intake;
 revoke insert (attempts_max, over_limit, status, reason, detail, until, finished_at) on sluice.runs from sluice_intake;
 
+drop table sluice.rates, sluice.watch_marks;
+revoke execute on function sluice.uuid_from(timestamptz) from sluice_system;
+revoke select (detail, began_at), insert (tenant_id, id, kind, subject, detail, began_at, last_at), update (detail, last_at) on sluice.alerts from sluice_system;
+revoke select (reason, endpoint_id, automation_id, ordering) on sluice.runs from sluice_system;
+revoke select (tenant_id, id, endpoint_id) on sluice.events from sluice_system;
+revoke select (tenant_id, id, paused_at, paused_reason) on sluice.credentials from sluice_system;
+drop policy system on sluice.events;
+drop policy system on sluice.credentials;
+drop index sluice.credentials_paused, sluice.endpoints_blocking, sluice.runs_blocking, sluice.runs_dead, sluice.runs_stopped;
+
 drop trigger alert_began on sluice.alerts;
 drop trigger alert_ended on sluice.alerts;
 drop function sluice.alert_told();
 drop table sluice.alert_notices, sluice.alert_channels;
 drop index sluice.actions_entity;
 alter table sluice.actions drop column entity;
+alter table sluice.runs drop column caused_by;
 drop table sluice.provider_pauses, sluice.provider_states;
+alter table sluice.prices disable trigger price_kept;
+delete from sluice.prices where id between 9033 and 9040;
+alter table sluice.prices enable trigger price_kept;
 alter table sluice.credentials drop column actor, drop column paused_at, drop column paused_reason;
+
+drop view sluice.billing_usage_daily, sluice.billing_tenants, sluice.billing_entries;
+drop policy billing on sluice.tenants;
+revoke select (tenant_id, name, time_zone, status, created_at) on sluice.tenants from sluice_billing;
+drop policy system on sluice.ledger_entries;
+revoke select on sluice.ledger_entries from sluice_system;
+drop table sluice.usage_rollups, sluice.usage_rolled, sluice.usage_late;
+drop function sluice.usage_slot(timestamptz);
+alter table sluice.ledger_entries drop column note;
+create view sluice.billing_entries with (security_invoker = true) as
+    select tenant_id, id as entry_id, kind, at, call_id, run_id, event_id, endpoint_id, automation_id, automation_version,
+           provider, model_asked, model_served, price_id,
+           input_uncached, input_cache_read, input_cache_write_5m, input_cache_write_1h, output_visible, output_reasoning,
+           amount_pico, (amount_pico::numeric / 1000000000000)::numeric(30, 12) as amount_usd
+    from sluice.ledger_entries;
+grant select on sluice.billing_entries to sluice_billing;
 
 drop trigger entry_uses on sluice.ledger_entries;
 drop trigger call_reserves on sluice.calls;
@@ -134,6 +164,7 @@ drop trigger tenant_made on sluice.tenants;
 drop function sluice.tenant_made();
 drop function sluice.limits_at(uuid, timestamptz);
 drop function sluice.window_until(timestamptz, text, text);
+drop function sluice.window_from(timestamptz, text, text);
 drop table sluice.budgets, sluice.places, sluice.limit_raises, sluice.limits;
 
 create or replace function sluice.tenant_erase(erased uuid) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

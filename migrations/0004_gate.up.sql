@@ -14,11 +14,11 @@ create table sluice.limits (
     cost_per_month_soft  bigint check (cost_per_month_soft >= 0),
     cost_per_month_hard  bigint check (cost_per_month_hard >= 0),
     -- Pace: runs that may begin in a second, and how many at once after a quiet time.
-    runs_per_second      double precision check (runs_per_second > 0 and runs_per_second <= 100000),
+    runs_per_second      double precision check (runs_per_second between 0.001 and 100000),
     burst                int not null default 10 check (burst between 1 and 100000),
     concurrent_runs      int check (concurrent_runs between 1 and 100000),
     -- The share of the workers in a flood, as runs per second at which the tenant is still at the front of the queue. No cap.
-    share                double precision not null default 50 check (share > 0 and share <= 100000),
+    share                double precision not null default 50 check (share between 0.001 and 100000),
     -- The ceiling that protects the store: events kept in an hour, beyond which a delivery is refused.
     stored_per_hour      bigint not null default 1000000 check (stored_per_hour >= 1),
     version              int not null default 1,
@@ -77,7 +77,9 @@ create table sluice.budgets (
     -- How many runs wait for one of the tenant's concurrent runs to end.
     parked          int not null default 0,
     -- When the last run that was claimed would have begun at the tenant's pace (GCRA).
-    paced_at        timestamptz not null default '-infinity'
+    paced_at        timestamptz not null default '-infinity',
+    -- Up to here its ledger may be summed already: an entry of before that is marked as late.
+    closed_until    timestamptz not null default '-infinity'
 ) with (fillfactor = 50);
 create index budgets_holding on sluice.budgets (tenant_id) where holding <> '' or parked > 0;
 select sluice.protect('sluice.budgets');
@@ -136,9 +138,17 @@ create function sluice.limits_at(t uuid, at timestamptz,
 $$;
 revoke all on function sluice.limits_at(uuid, timestamptz) from public;
 
--- The end of the window of a day or month that began at a moment, in a time zone: a day may have 23 or 25 hours.
+-- When the day or month of a moment began, in a time zone. Where the clocks are set back over midnight there are two, and the first is meant: the
+-- second may be later than the moment itself. Where they are set forward over it there is none, and the first moment after it is meant.
+create function sluice.window_from(at timestamptz, unit text, zone text) returns timestamptz language sql stable set search_path = pg_catalog, pg_temp as $$
+    select case when timezone(zone, w.began - interval '1 hour') = date_trunc(unit, timezone(zone, at)) then w.began - interval '1 hour' else w.began end
+    from (select date_trunc(unit, at, zone) as began) w
+$$;
+revoke all on function sluice.window_from(timestamptz, text, text) from public;
+
+-- When the window that began at a moment ends, in a time zone: a day may have 23 or 25 hours.
 create function sluice.window_until(began timestamptz, unit text, zone text) returns timestamptz language sql stable set search_path = pg_catalog, pg_temp as $$
-    select timezone(zone, timezone(zone, began) + ('1 ' || unit)::interval)
+    select sluice.window_from(timezone(zone, date_trunc(unit, timezone(zone, began)) + ('1 ' || unit)::interval), unit, zone)
 $$;
 revoke all on function sluice.window_until(timestamptz, text, text) from public;
 
@@ -198,8 +208,8 @@ begin
         return b;
     end if;
     select time_zone into zone from sluice.tenants where tenant_id = t;
-    day := date_trunc('day', at, zone);
-    month := date_trunc('month', at, zone);
+    day := sluice.window_from(at, 'day', zone);
+    month := sluice.window_from(at, 'month', zone);
     update sluice.budgets set day_from = day, day_until = sluice.window_until(day, 'day', zone), month_from = month,
         month_until = sluice.window_until(month, 'month', zone),
         day_tokens = s.day_tokens, day_pico = s.day_pico, month_pico = s.month_pico
@@ -230,25 +240,26 @@ begin
         raise exception 'tenant % has no budget', t using errcode = '23503';
     end if;
     select * into l from sluice.limits_at(t, at);
-    for place in 1 .. cardinality(tokens) loop
+    for i in 1 .. cardinality(tokens) loop
+        place := i;
         reason := '';
         until := null;
-        if l.cost_per_month is not null and b.month_pico + b.reserved_pico + pico_sum > l.cost_per_month - pico[place] then
+        if l.cost_per_month is not null and b.month_pico + b.reserved_pico + pico_sum > l.cost_per_month - pico[i] then
             reason := 'limit.cost_per_month';
             until := b.month_until;
-        elsif l.cost_per_day is not null and b.day_pico + b.reserved_pico + pico_sum > l.cost_per_day - pico[place] then
+        elsif l.cost_per_day is not null and b.day_pico + b.reserved_pico + pico_sum > l.cost_per_day - pico[i] then
             reason := 'limit.cost_per_day';
             until := b.day_until;
-        elsif l.tokens_per_day is not null and b.day_tokens + b.reserved_tokens + tokens_sum > l.tokens_per_day - tokens[place] then
+        elsif l.tokens_per_day is not null and b.day_tokens + b.reserved_tokens + tokens_sum > l.tokens_per_day - tokens[i] then
             reason := 'limit.tokens_per_day';
             until := b.day_until;
-        elsif b.holding <> '' and not released[place] then
+        elsif b.holding <> '' and not released[i] then
             reason := b.holding;
             until := case when b.holding = 'limit.cost_per_month' then b.month_until else b.day_until end;
         end if;
         if reason = '' then
-            tokens_sum := tokens_sum + tokens[place];
-            pico_sum := pico_sum + pico[place];
+            tokens_sum := tokens_sum + tokens[i];
+            pico_sum := pico_sum + pico[i];
         end if;
         return next;
     end loop;
@@ -286,8 +297,15 @@ declare
     s record;
     b sluice.budgets;
 begin
-    for s in select tenant_id, max(at) as at from made group by tenant_id order by tenant_id loop
+    for s in select tenant_id, max(at) as at, min(at) as first_at from made group by tenant_id order by tenant_id loop
         select * into b from sluice.budgets where tenant_id = s.tenant_id for update;
+        if b.tenant_id is null or s.first_at < b.closed_until then
+            insert into sluice.usage_late (tenant_id, at)
+            select distinct m.tenant_id, sluice.usage_slot(m.at) from made m
+            where m.tenant_id = s.tenant_id and (b.tenant_id is null or m.at < b.closed_until)
+            -- A mark that is there is locked all the same: who sums must leave it until this entry can be seen.
+            order by 2 on conflict (tenant_id, at) do update set at = excluded.at;
+        end if;
         if b.day_until <= s.at or b.month_until <= s.at then
             -- A window that opens now is summed with these entries in it.
             perform sluice.budget_roll(s.tenant_id, s.at);
@@ -306,8 +324,123 @@ end $$;
 revoke all on function sluice.entry_uses() from public;
 create trigger entry_uses after insert on sluice.ledger_entries referencing new table as made for each statement execute function sluice.entry_uses();
 
-grant execute on function sluice.limits_at(uuid, timestamptz), sluice.window_until(timestamptz, text, text), sluice.budget_roll(uuid, timestamptz),
-    sluice.reserve(uuid, timestamptz, bigint[], bigint[], boolean[]) to sluice_app;
+grant execute on function sluice.limits_at(uuid, timestamptz), sluice.window_from(timestamptz, text, text), sluice.window_until(timestamptz, text, text),
+    sluice.budget_roll(uuid, timestamptz), sluice.reserve(uuid, timestamptz, bigint[], bigint[], boolean[]) to sluice_app;
+
+-- The ledger -----------------------------------------------------------------------------------------------------------
+
+-- Why a correction was made.
+alter table sluice.ledger_entries add column note text not null default '' check (length(note) <= 500);
+
+-- The quarter of an hour that a moment lies in. Every time zone in use begins its days at the beginning of one.
+create function sluice.usage_slot(at timestamptz) returns timestamptz language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select date_bin('15 minutes', at, 'epoch')
+$$;
+revoke all on function sluice.usage_slot(timestamptz) from public;
+
+-- The ledger, summed by quarters of an hour: derived, and rebuilt at will. Sums are the ledger's own: those of a tenant up to usage_rolled.until,
+-- but for the quarters in usage_late, which have got an entry since. What is not summed is read from the ledger; whoever reads does so in one
+-- statement, and so it is exact at every moment. Kept by a job (db.UsageRoll): the ledger's own writers do nothing for it.
+--
+-- Why no entry is missed. A tenant's quarters are closed first (budgets.closed_until) and summed by a later transaction. Who writes an entry locks
+-- the budget in its trigger and holds it until it commits. So either it came before the close, which waits for it, and what is summed later sees
+-- it; or it sees the close, and marks its quarter as late together with its entry.
+create table sluice.usage_rollups (
+    tenant_id            uuid not null,
+    at                   timestamptz not null,
+    -- The day in UTC.
+    day                  date not null generated always as (timezone('UTC', at)::date) stored,
+    endpoint_id          uuid not null,
+    automation_id        uuid not null,
+    provider             text not null,
+    model_asked          text not null,
+    model_served         text not null,
+    kind                 text not null,
+    entries              bigint not null,
+    input_uncached       bigint not null,
+    input_cache_read     bigint not null,
+    input_cache_write_5m bigint not null,
+    input_cache_write_1h bigint not null,
+    output_visible       bigint not null,
+    output_reasoning     bigint not null,
+    amount_pico          numeric not null,
+    primary key (tenant_id, at, endpoint_id, automation_id, provider, model_asked, model_served, kind)
+);
+create index usage_rollups_day on sluice.usage_rollups (day);
+create table sluice.usage_rolled (
+    tenant_id uuid primary key,
+    until     timestamptz not null default '-infinity'
+);
+create table sluice.usage_late (
+    tenant_id uuid not null,
+    at        timestamptz not null,
+    primary key (tenant_id, at)
+);
+select sluice.protect('sluice.usage_rollups');
+select sluice.protect('sluice.usage_rolled');
+select sluice.protect('sluice.usage_late');
+grant select on sluice.usage_rollups, sluice.usage_rolled to sluice_app;
+grant select, insert, update on sluice.usage_late to sluice_app;
+grant execute on function sluice.usage_slot(timestamptz) to sluice_app, sluice_system;
+create policy system on sluice.ledger_entries for select to sluice_system using (true);
+create policy system on sluice.usage_rollups to sluice_system using (true) with check (true);
+create policy system on sluice.usage_rolled to sluice_system using (true) with check (true);
+create policy system on sluice.usage_late to sluice_system using (true) with check (true);
+grant select on sluice.ledger_entries to sluice_system;
+grant select, insert, delete on sluice.usage_rollups to sluice_system;
+grant select, update, delete on sluice.usage_late to sluice_system;
+grant select, insert, update on sluice.usage_rolled to sluice_system;
+grant update (closed_until) on sluice.budgets to sluice_system;
+
+-- What the billing system reads. Views run with the reader's rights, so that it has rights to these tables and columns too, and to nothing else.
+-- Columns are documented in docs/billing.md; new ones come at the end.
+create policy billing on sluice.usage_rollups for select to sluice_billing using (true);
+create policy billing on sluice.usage_rolled for select to sluice_billing using (true);
+create policy billing on sluice.usage_late for select to sluice_billing using (true);
+create policy billing on sluice.tenants for select to sluice_billing using (true);
+grant select on sluice.usage_rollups, sluice.usage_rolled, sluice.usage_late to sluice_billing;
+grant select (tenant_id, name, time_zone, status, created_at) on sluice.tenants to sluice_billing;
+
+create or replace view sluice.billing_entries with (security_invoker = true) as
+    select tenant_id, id as entry_id, kind, at, call_id, run_id, event_id, endpoint_id, automation_id, automation_version,
+           provider, model_asked, model_served, price_id,
+           input_uncached, input_cache_read, input_cache_write_5m, input_cache_write_1h, output_visible, output_reasoning,
+           amount_pico, (amount_pico::numeric / 1000000000000)::numeric(30, 12) as amount_usd, note
+    from sluice.ledger_entries;
+
+create view sluice.billing_tenants with (security_invoker = true) as
+    select tenant_id, name, time_zone, status, created_at from sluice.tenants;
+grant select on sluice.billing_tenants to sluice_billing;
+
+-- Each row lies in one day of UTC and in one of its tenant's: sums by either are whole.
+create view sluice.billing_usage_daily with (security_invoker = true) as
+    with slots as (
+        select r.tenant_id, r.at, r.day, r.endpoint_id, r.automation_id, r.provider, r.model_asked, r.model_served, r.kind, r.entries,
+               r.input_uncached, r.input_cache_read, r.input_cache_write_5m, r.input_cache_write_1h, r.output_visible, r.output_reasoning, r.amount_pico
+        from sluice.usage_rollups r join sluice.usage_rolled w on w.tenant_id = r.tenant_id and r.at < w.until
+        where not exists (select from sluice.usage_late l where l.tenant_id = r.tenant_id and l.at = r.at)
+        union all
+        select e.tenant_id, e.at, timezone('UTC', e.at)::date, e.endpoint_id, e.automation_id, e.provider, e.model_asked, e.model_served, e.kind, 1,
+               e.input_uncached, e.input_cache_read, e.input_cache_write_5m, e.input_cache_write_1h, e.output_visible, e.output_reasoning, e.amount_pico
+        from sluice.tenants t left join sluice.usage_rolled w on w.tenant_id = t.tenant_id
+        join sluice.ledger_entries e on e.tenant_id = t.tenant_id and e.at >= coalesce(w.until, '-infinity')
+        union all
+        select e.tenant_id, e.at, timezone('UTC', e.at)::date, e.endpoint_id, e.automation_id, e.provider, e.model_asked, e.model_served, e.kind, 1,
+               e.input_uncached, e.input_cache_read, e.input_cache_write_5m, e.input_cache_write_1h, e.output_visible, e.output_reasoning, e.amount_pico
+        from sluice.usage_late l join sluice.usage_rolled w on w.tenant_id = l.tenant_id and l.at < w.until
+        join sluice.ledger_entries e on e.tenant_id = l.tenant_id and e.at >= l.at and e.at < l.at + interval '15 minutes'
+    )
+    select s.tenant_id, s.day as day_utc, timezone(t.time_zone, s.at)::date as day_tenant, t.time_zone, s.endpoint_id, s.automation_id,
+           s.provider, s.model_asked, s.model_served, s.kind,
+           coalesce(sum(s.entries) filter (where s.kind <> 'adjust'), 0)::bigint as calls, sum(s.entries)::bigint as entries,
+           sum(s.input_uncached)::bigint as input_uncached, sum(s.input_cache_read)::bigint as input_cache_read,
+           sum(s.input_cache_write_5m)::bigint as input_cache_write_5m, sum(s.input_cache_write_1h)::bigint as input_cache_write_1h,
+           sum(s.output_visible)::bigint as output_visible, sum(s.output_reasoning)::bigint as output_reasoning,
+           sum(s.amount_pico) as amount_pico, (sum(s.amount_pico) / 1000000000000)::numeric(30, 12) as amount_usd
+    from slots s join sluice.tenants t on t.tenant_id = s.tenant_id
+    group by s.tenant_id, s.day, timezone(t.time_zone, s.at)::date, t.time_zone, s.endpoint_id, s.automation_id, s.provider, s.model_asked,
+             s.model_served, s.kind;
+grant select on sluice.billing_usage_daily to sluice_billing;
 
 -- Providers ------------------------------------------------------------------------------------------------------------
 
@@ -339,11 +472,26 @@ create table sluice.provider_states (
 );
 grant select, insert, update, delete on sluice.provider_pauses, sluice.provider_states to sluice_system;
 
+-- Prices of the scripted provider's new models.
+insert into sluice.prices values
+    (9033, 'scripted', 'flap-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9034, 'scripted', 'chat-flap-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9035, 'scripted', 'slow-stream-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9036, 'scripted', 'chat-slow-stream-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9037, 'scripted', 'stall-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9038, 'scripted', 'chat-stall-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9039, 'scripted', 'storm-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9040, 'scripted', 'chat-storm-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice');
+
 -- Loops ----------------------------------------------------------------------------------------------------------------
 
 -- What an effect is about, so that the effects on one entity can be counted.
 alter table sluice.actions add column entity text not null default '';
 create index actions_entity on sluice.actions (tenant_id, entity, created_at) where entity <> '';
+-- Which of our actions caused the run's event, as far as is known. No foreign key: it is written from an action that was just read, is only ever
+-- read together with its tenant, and a check on it would look through all runs for each action that is erased.
+alter table sluice.runs add column caused_by uuid;
+grant update (caused_by) on sluice.runs to sluice_app;
 
 -- Alerts ---------------------------------------------------------------------------------------------------------------
 
@@ -367,29 +515,34 @@ create table sluice.alert_channels (
 select sluice.protect('sluice.alert_channels');
 grant select, insert, delete, update (last_at, last_fault) on sluice.alert_channels to sluice_app;
 
--- One thing to tell one channel: that an alert began, or that it ended.
+-- One thing to tell one channel: that an alert began, that it ended, or that somebody tries the channel out.
 create table sluice.alert_notices (
     tenant_id    uuid not null,
     id           uuid not null default gen_random_uuid(),
-    alert_id     uuid not null,
+    alert_id     uuid,
     channel_id   uuid not null,
-    phase        text not null check (phase in ('began', 'ended')),
+    phase        text not null check (phase in ('began', 'ended', 'test')),
+    -- How many tries have begun. A job names the number it found, and begins the next try only while it still stands.
     attempt      int not null default 0,
     created_at   timestamptz not null default now(),
+    -- When it is given a job; while it has one, when that job is taken for lost.
+    due_at       timestamptz not null default now(),
     posted_at    timestamptz,
     delivered_at timestamptz,
     given_up_at  timestamptz,
     fault        text not null default '',
     primary key (tenant_id, id),
     unique (tenant_id, alert_id, channel_id, phase),
+    check ((phase = 'test') = (alert_id is null)),
     foreign key (tenant_id, alert_id) references sluice.alerts,
     foreign key (tenant_id, channel_id) references sluice.alert_channels on delete cascade
 );
-create index alert_notices_open on sluice.alert_notices (created_at) where delivered_at is null and given_up_at is null;
+create index alert_notices_open on sluice.alert_notices (tenant_id, due_at) where delivered_at is null and given_up_at is null;
+create index alert_notices_channel on sluice.alert_notices (tenant_id, channel_id);
 select sluice.protect('sluice.alert_notices');
-grant select, insert, delete, update (attempt, posted_at, delivered_at, given_up_at, fault) on sluice.alert_notices to sluice_app;
-create policy system on sluice.alert_notices for select to sluice_system using (true);
-grant select on sluice.alert_notices to sluice_system;
+grant select, insert, update (attempt, due_at, posted_at, delivered_at, given_up_at, fault) on sluice.alert_notices to sluice_app;
+create policy system on sluice.alert_notices to sluice_system using (true) with check (true);
+grant select, update (due_at, posted_at) on sluice.alert_notices to sluice_system;
 
 -- Each is told once when it begins and once when it ends, whoever begins and ends it.
 create function sluice.alert_told() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -410,6 +563,48 @@ revoke all on function sluice.alert_told() from public;
 create trigger alert_began after insert on sluice.alerts for each row execute function sluice.alert_told();
 create trigger alert_ended after update of ended_at on sluice.alerts for each row
     when (old.ended_at is null and new.ended_at is not null) execute function sluice.alert_told();
+
+-- Watching -------------------------------------------------------------------------------------------------------------
+
+-- What begins and ends by itself is found over all tenants, by columns that name no content. Each index holds only what is looked for, so that a
+-- look costs as much as there is to tell, and not as much as there is.
+create index runs_stopped on sluice.runs (reason, tenant_id, automation_id)
+    where status = 'held' or (status = 'waiting' and reason = 'provider.breaker_open');
+create index runs_dead on sluice.runs (finished_at) where status = 'dead';
+create index runs_blocking on sluice.runs (tenant_id, endpoint_id) where status = 'dead' and ordering = 'serial';
+create index endpoints_blocking on sluice.endpoints (tenant_id, id) where settings ->> 'order_dead' = 'block' and deleted_at is null;
+create index credentials_paused on sluice.credentials (tenant_id, id) where paused_at is not null;
+create policy system on sluice.credentials for select to sluice_system using (true);
+create policy system on sluice.events for select to sluice_system using (true);
+grant select (tenant_id, id, paused_at, paused_reason) on sluice.credentials to sluice_system;
+grant select (tenant_id, id, endpoint_id) on sluice.events to sluice_system;
+grant select (reason, endpoint_id, automation_id, ordering) on sluice.runs to sluice_system;
+grant select (detail, began_at), insert (tenant_id, id, kind, subject, detail, began_at, last_at), update (detail, last_at) on sluice.alerts to sluice_system;
+grant execute on function sluice.uuid_from(timestamptz) to sluice_system;
+
+-- How far each thing that is done over all tenants has come, or when it was last done. No tenant's data.
+create table sluice.watch_marks (
+    name text primary key,
+    at   timestamptz not null
+);
+grant select, insert, update on sluice.watch_marks to sluice_system;
+
+-- What went through a tenant, an endpoint or an automation in each hour of a day (UTC): events, or cost in pico-USD. A day without any has no row.
+-- An aid to see what is unusual, not for the books: what commits later than the fold's lag is left out.
+create table sluice.rates (
+    tenant_id uuid not null references sluice.tenants,
+    subject   uuid not null,
+    measure   text not null check (measure in ('events', 'cost')),
+    day       date not null,
+    level     text not null check (level in ('tenant', 'endpoint', 'automation')),
+    hours     bigint[] not null check (cardinality(hours) = 24),
+    primary key (tenant_id, subject, measure, day)
+) with (fillfactor = 70);
+create index rates_day on sluice.rates (day);
+select sluice.protect('sluice.rates');
+grant select on sluice.rates to sluice_app;
+create policy system on sluice.rates to sluice_system using (true) with check (true);
+grant select, insert, update (hours), delete on sluice.rates to sluice_system;
 
 -- The intake -----------------------------------------------------------------------------------------------------------
 
@@ -551,7 +746,10 @@ begin
                case when p.hour_until > at then p.hour_stored else 0 end as hour_stored,
                case when p.hour_until > at then p.hour_from else date_trunc('hour', at, t.time_zone) end as hour_from,
                case when p.hour_until > at then p.hour_until else date_trunc('hour', at, t.time_zone) + interval '1 hour' end as hour_until,
-               p.holding, m.events_per_hour, l.runs_per_second, l.burst, l.share
+               p.holding, m.events_per_hour, l.runs_per_second, l.burst, l.share,
+               -- Where the limit is gone and others are held for it still, it has no number.
+               coalesce('The tenant''s limit of ' || m.events_per_hour || ' events per hour was reached.',
+                        'Others that came before it are held by a limit of events per hour.') as detail
         from (select distinct tenant_id from fresh) f
         join sluice.places p on p.tenant_id = f.tenant_id
         join sluice.limits l on l.tenant_id = f.tenant_id
@@ -576,14 +774,14 @@ begin
                p.attempts_max, p.over_limit,
                case when not p.over then 'queued' when p.over_limit = 'drop' then 'skipped' else 'held' end,
                case when p.over then 'limit.events_per_hour' else '' end,
-               case when p.over then 'The tenant''s limit of ' || s.events_per_hour || ' events per hour was reached.' else '' end,
+               case when p.over then s.detail else '' end,
                case when p.over and p.over_limit <> 'drop' then s.hour_until end,
                case when p.over and p.over_limit = 'drop' then at end
         from placed p join stood s on s.tenant_id = p.tenant_id
     ), history as (
         insert into sluice.run_history (tenant_id, run_id, status, reason, detail, until, attempt, epoch)
         select p.tenant_id, p.id, case when p.over_limit = 'drop' then 'skipped' else 'held' end, 'limit.events_per_hour',
-               'The tenant''s limit of ' || s.events_per_hour || ' events per hour was reached.',
+               s.detail,
                case when p.over_limit <> 'drop' then s.hour_until end, 0, 0
         from placed p join stood s on s.tenant_id = p.tenant_id where p.over
     ), moved as (
@@ -655,5 +853,6 @@ begin
     delete from sluice.limits where tenant_id = erased;
     delete from sluice.places where tenant_id = erased;
     delete from sluice.budgets where tenant_id = erased;
+    delete from sluice.rates where tenant_id = erased;
     perform set_config('sluice.tenant_id', '', true);
 end $$;

@@ -24,7 +24,7 @@ type ProviderConfig struct {
 }
 
 // A Provider is a model provider on a loopback socket. It speaks Anthropic's Messages API (POST /v1/messages) and OpenAI's Chat
-// Completions (POST /v1/chat/completions) well enough for the vendors' own SDKs, answers deterministically, misbehaves when told to
+// Completions (POST /v1/chat/completions) well enough for the vendors' own SDKs, streamed or not, answers deterministically, misbehaves when told to
 // (by Control, by POST /_control, or by the name of the model), and keeps a journal of what it was asked and what it bills.
 type Provider struct {
 	now      func() time.Time
@@ -34,6 +34,8 @@ type Provider struct {
 
 	mu       sync.Mutex
 	controls []ProviderControl
+	flapped  bool          // The last request of ModeFlap was refused.
+	stormed  int           // Requests of ModeStorm so far, up to providerStormRequests.
 	released chan struct{} // Closed and replaced by Release.
 	closed   chan struct{}
 	closing  sync.Once
@@ -47,6 +49,7 @@ const (
 	providerAddr              = "127.0.0.1:0"
 	providerSlowDelay         = 2 * time.Second
 	providerRetryAfterDefault = 2
+	providerStormRequests     = 20
 )
 
 // NewProvider starts a provider; Close stops it.

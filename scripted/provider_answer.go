@@ -14,6 +14,7 @@ type providerAsk struct {
 	model, system, prompt string
 	schema                json.RawMessage
 	maxTokens             int64
+	stream, usageWanted   bool
 }
 
 // A providerReply is an answer as both protocols mean it.
@@ -21,6 +22,7 @@ type providerReply struct {
 	id, model, text string
 	stop            providerStop
 	usage           *ProviderUsage // nil leaves it out.
+	usageWanted     bool           // In a stream, where OpenAI tells it only on request.
 	created         time.Time
 }
 
@@ -63,6 +65,7 @@ type providerWire interface {
 	key(h http.Header) string
 	read(body []byte) (providerAsk, error)
 	reply(r providerReply) any
+	stream(r providerReply, texts []string) providerStream
 	fault(f providerFault, id string) any
 }
 
@@ -95,6 +98,10 @@ func (p *Provider) serve(w http.ResponseWriter, r *http.Request, wire providerWi
 	if control.Mode == ModeSlow && control.DelayMS == 0 {
 		control.DelayMS = int(providerSlowDelay.Milliseconds())
 	}
+	if control.Mode == ModeSlowStream && control.DelayMS == 0 {
+		control.DelayMS = int(providerTokenDelay.Milliseconds())
+	}
+	control.Mode = p.turn(control.Mode)
 	if fault, isFault := providerFaults[control.Mode]; isFault {
 		p.pause(r, time.Duration(control.DelayMS)*time.Millisecond)
 		wait := control.RetryAfterS
@@ -145,11 +152,21 @@ func (p *Provider) answer(w http.ResponseWriter, r *http.Request, wire providerW
 		writeProviderJSON(w, faultJournal.status, wire.fault(faultJournal, ""))
 		return
 	}
-	if c.Mode == ModeHang {
+	wait := time.Duration(c.DelayMS) * time.Millisecond
+	switch {
+	case c.Mode == ModeHang, c.Mode == ModeStall && !ask.stream:
 		p.hang(r, released)
+		p.pause(r, wait)
+	case c.Mode == ModeSlowStream && ask.stream:
+		// The stream itself is what takes its time.
+	case c.Mode == ModeSlowStream:
+		p.pause(r, wait*time.Duration(providerTokens(text)))
+	default:
+		p.pause(r, wait)
 	}
-	p.pause(r, time.Duration(c.DelayMS)*time.Millisecond)
-	reply := providerReply{id: entry.ResponseID, model: ask.model, text: text, stop: stop, usage: &usage, created: entry.At}
+	reply := providerReply{
+		id: entry.ResponseID, model: ask.model, text: text, stop: stop, usage: &usage, usageWanted: ask.usageWanted, created: entry.At,
+	}
 	switch c.Mode {
 	case ModeDrop:
 		panic(http.ErrAbortHandler)
@@ -159,6 +176,10 @@ func (p *Provider) answer(w http.ResponseWriter, r *http.Request, wire providerW
 		return
 	case ModeUsageMissing:
 		reply.usage = nil
+	}
+	if ask.stream {
+		p.sendStream(w, r, wire, reply, c, released)
+		return
 	}
 	writeProviderJSON(w, http.StatusOK, wire.reply(reply))
 }
@@ -199,11 +220,13 @@ func (p *Provider) pause(r *http.Request, d time.Duration) {
 
 // providerText is the answer of a mode: the control's own, an instance of the schema, or the first words of the prompt.
 func providerText(ask providerAsk, c ProviderControl) (string, providerStop) {
-	text, stop := "echo: "+firstWords(ask.prompt, instanceWords), stopDone
+	text, stop := "", stopDone
+	instance := false
 	if len(ask.schema) > 0 {
-		if instance, ok := providerInstance(ask.schema, ask.prompt); ok {
-			text = instance
-		}
+		text, instance = providerInstance(ask.schema, ask.prompt)
+	}
+	if !instance {
+		text = "echo: " + firstWords(ask.prompt, instanceWords)
 	}
 	if c.Answer != "" {
 		text = c.Answer

@@ -36,6 +36,17 @@ const (
 	ModeDrop ProviderMode = "drop"
 	// ModeBadBody answers 200 with a body that is not the protocol's. Billed.
 	ModeBadBody ProviderMode = "bad_body"
+	// ModeStall streams all of the text and stops before the stream's end, until released. Billed: all of it, which is what was streamed,
+	// whether the asker stays for the end or not. An asker that does not stream waits for its whole answer.
+	ModeStall ProviderMode = "stall"
+	// ModeSlowStream streams a token every delay_ms (100 unless set). Billed: all of it, from the beginning, even where the asker leaves
+	// halfway. An asker that does not stream waits for as long as all tokens take.
+	ModeSlowStream ProviderMode = "slow_stream"
+	// ModeFlap is ModeOverloaded and ModeOK in turn, over all requests in this mode.
+	ModeFlap ProviderMode = "flap"
+	// ModeStorm is ModeRateLimit for the first 20 requests in this mode and ModeOK from then on. As a control it is ModeRateLimit for as many
+	// requests as times says, and begins anew.
+	ModeStorm ProviderMode = "storm"
 	// ModeRateLimit, ModeQuota, ModeOverloaded, ModeError500 and ModeUnauthorized are errors, in each protocol's own form.
 	ModeRateLimit    ProviderMode = "rate_limit"
 	ModeQuota        ProviderMode = "quota"
@@ -56,6 +67,7 @@ var providerModels = []providerModel{
 	{"drop-1", ModeDrop},
 	{"echo-1", ModeOK},
 	{"error-1", ModeError500},
+	{"flap-1", ModeFlap},
 	{"garbage-1", ModeBadJSON},
 	{"hang-1", ModeHang},
 	{"overloaded-1", ModeOverloaded},
@@ -63,6 +75,9 @@ var providerModels = []providerModel{
 	{"rate-limit-1", ModeRateLimit},
 	{"refuse-1", ModeRefuse},
 	{"slow-1", ModeSlow},
+	{"slow-stream-1", ModeSlowStream},
+	{"stall-1", ModeStall},
+	{"storm-1", ModeStorm},
 	{"truncate-1", ModeTruncate},
 	{"unauthorized-1", ModeUnauthorized},
 	{"usage-missing-1", ModeUsageMissing},
@@ -138,6 +153,13 @@ func (p *Provider) Control(c ProviderControl) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c.Mode == ModeStorm {
+		p.stormed = 0
+		if c.Times > 0 {
+			// It ends by its own count.
+			c.Mode, p.stormed = ModeRateLimit, providerStormRequests
+		}
+	}
 	p.controls = slices.DeleteFunc(p.controls, func(old ProviderControl) bool { return c.Model == "" || old.Model == c.Model })
 	if len(p.controls) >= providerControlsMax {
 		return fmt.Errorf("control: %d models have one, which is the most", providerControlsMax)
@@ -169,6 +191,27 @@ func (p *Provider) controlFor(model string, named ProviderMode) ProviderControl 
 	return ProviderControl{Mode: named}
 }
 
+// turn is what a mode that changes from request to request is for the next one.
+func (p *Provider) turn(m ProviderMode) ProviderMode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch m {
+	case ModeFlap:
+		p.flapped = !p.flapped
+		if p.flapped {
+			return ModeOverloaded
+		}
+		return ModeOK
+	case ModeStorm:
+		if p.stormed < providerStormRequests {
+			p.stormed++
+			return ModeRateLimit
+		}
+		return ModeOK
+	}
+	return m
+}
+
 func (p *Provider) serveControl(w http.ResponseWriter, r *http.Request) {
 	var c ProviderControl
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, providerBodyBytesMax))
@@ -187,8 +230,8 @@ func (p *Provider) serveControl(w http.ResponseWriter, r *http.Request) {
 func (p *Provider) serveHelp(w http.ResponseWriter, _ *http.Request) {
 	writeProviderJSON(w, http.StatusOK, map[string]any{
 		"what":      "a scripted model provider: deterministic answers, faults on demand, a journal of what it bills",
-		"anthropic": "POST /v1/messages with any x-api-key",
-		"openai":    "POST /v1/chat/completions with any bearer key",
+		"anthropic": "POST /v1/messages with any x-api-key, streamed or not",
+		"openai":    "POST /v1/chat/completions with any bearer key, streamed or not",
 		"models":    Models(),
 		"control":   `POST /_control {"mode": "rate_limit", "times": 2, "retry_after_s": 3, "model": "echo-1"}`,
 		"release":   "POST /_release answers what hangs",

@@ -8,10 +8,7 @@ import (
 	"strings"
 )
 
-var (
-	errNoPrompt = errors.New("a model and a user message are expected")
-	errStream   = errors.New("streaming is not scripted")
-)
+var errNoPrompt = errors.New("a model and a user message are expected")
 
 // anthropicWire is the Messages API.
 type anthropicWire struct{}
@@ -81,11 +78,12 @@ func (anthropicWire) read(body []byte) (providerAsk, error) {
 	if in.MaxTokens < 1 {
 		return ask, errors.New("max_tokens: 1 or more is expected")
 	}
-	return ask.with(in.Messages, in.Stream)
+	ask.stream = in.Stream
+	return ask.with(in.Messages)
 }
 
 // with takes the prompt out of the messages; a system or developer message is OpenAI's way to give a system prompt.
-func (a providerAsk) with(messages []providerMessage, stream bool) (providerAsk, error) {
+func (a providerAsk) with(messages []providerMessage) (providerAsk, error) {
 	for _, m := range messages {
 		switch m.Role {
 		case "system", "developer":
@@ -94,10 +92,7 @@ func (a providerAsk) with(messages []providerMessage, stream bool) (providerAsk,
 			a.prompt = string(m.Content)
 		}
 	}
-	switch {
-	case stream:
-		return a, errStream
-	case a.model == "" || a.prompt == "":
+	if a.model == "" || a.prompt == "" {
 		return a, errNoPrompt
 	}
 	return a, nil
@@ -107,21 +102,27 @@ func (anthropicWire) reply(r providerReply) any {
 	message := map[string]any{
 		"id": r.id, "type": "message", "role": "assistant", "model": r.model,
 		"content":     []any{map[string]any{"type": "text", "text": r.text}},
-		"stop_reason": [...]string{stopDone: "end_turn", stopTruncated: "max_tokens", stopRefused: "refusal"}[r.stop], "stop_sequence": nil,
+		"stop_reason": anthropicStops[r.stop], "stop_sequence": nil,
 	}
-	if u := r.usage; u != nil {
-		message["usage"] = map[string]any{
-			"input_tokens": u.InputUncached, "cache_read_input_tokens": u.InputCacheRead,
-			"cache_creation_input_tokens": u.InputCacheWrite5m + u.InputCacheWrite1h,
-			"cache_creation": map[string]any{
-				"ephemeral_5m_input_tokens": u.InputCacheWrite5m, "ephemeral_1h_input_tokens": u.InputCacheWrite1h,
-			},
-			"output_tokens":         u.OutputVisible + u.OutputReasoning,
-			"output_tokens_details": map[string]any{"thinking_tokens": u.OutputReasoning},
-			"service_tier":          "standard",
-		}
+	if r.usage != nil {
+		message["usage"] = anthropicUsage(*r.usage)
 	}
 	return message
+}
+
+var anthropicStops = [...]string{stopDone: "end_turn", stopTruncated: "max_tokens", stopRefused: "refusal"}
+
+func anthropicUsage(u ProviderUsage) map[string]any {
+	return map[string]any{
+		"input_tokens": u.InputUncached, "cache_read_input_tokens": u.InputCacheRead,
+		"cache_creation_input_tokens": u.InputCacheWrite5m + u.InputCacheWrite1h,
+		"cache_creation": map[string]any{
+			"ephemeral_5m_input_tokens": u.InputCacheWrite5m, "ephemeral_1h_input_tokens": u.InputCacheWrite1h,
+		},
+		"output_tokens":         u.OutputVisible + u.OutputReasoning,
+		"output_tokens_details": map[string]any{"thinking_tokens": u.OutputReasoning},
+		"service_tier":          "standard",
+	}
 }
 
 func (anthropicWire) fault(f providerFault, id string) any {
@@ -142,12 +143,15 @@ func (openAIWire) key(h http.Header) string { return bearer(h) }
 
 func (openAIWire) read(body []byte) (providerAsk, error) {
 	var in struct {
-		Model               string            `json:"model"`
-		MaxTokens           int64             `json:"max_tokens"`
-		MaxCompletionTokens int64             `json:"max_completion_tokens"`
-		Stream              bool              `json:"stream"`
-		Messages            []providerMessage `json:"messages"`
-		ResponseFormat      struct {
+		Model               string `json:"model"`
+		MaxTokens           int64  `json:"max_tokens"`
+		MaxCompletionTokens int64  `json:"max_completion_tokens"`
+		Stream              bool   `json:"stream"`
+		StreamOptions       struct {
+			IncludeUsage bool `json:"include_usage"`
+		} `json:"stream_options"`
+		Messages       []providerMessage `json:"messages"`
+		ResponseFormat struct {
 			Type       string `json:"type"`
 			JSONSchema struct {
 				Schema json.RawMessage `json:"schema"`
@@ -158,7 +162,8 @@ func (openAIWire) read(body []byte) (providerAsk, error) {
 		return providerAsk{}, err
 	}
 	ask := providerAsk{model: in.Model, schema: in.ResponseFormat.JSONSchema.Schema, maxTokens: max(in.MaxCompletionTokens, in.MaxTokens)}
-	return ask.with(in.Messages, in.Stream)
+	ask.stream, ask.usageWanted = in.Stream, in.StreamOptions.IncludeUsage
+	return ask.with(in.Messages)
 }
 
 func (openAIWire) reply(r providerReply) any {
@@ -170,19 +175,25 @@ func (openAIWire) reply(r providerReply) any {
 		"id": r.id, "object": "chat.completion", "created": r.created.Unix(), "model": r.model,
 		"choices": []any{map[string]any{
 			"index": 0, "message": message, "logprobs": nil,
-			"finish_reason": [...]string{stopDone: "stop", stopTruncated: "length", stopRefused: "stop"}[r.stop],
+			"finish_reason": openAIStops[r.stop],
 		}},
 	}
-	if u := r.usage; u != nil {
-		written := u.InputCacheWrite5m + u.InputCacheWrite1h
-		prompt, completed := u.InputUncached+u.InputCacheRead+written, u.OutputVisible+u.OutputReasoning
-		completion["usage"] = map[string]any{
-			"prompt_tokens": prompt, "completion_tokens": completed, "total_tokens": prompt + completed,
-			"prompt_tokens_details":     map[string]any{"cached_tokens": u.InputCacheRead, "cache_write_tokens": written, "audio_tokens": 0},
-			"completion_tokens_details": map[string]any{"reasoning_tokens": u.OutputReasoning, "audio_tokens": 0},
-		}
+	if r.usage != nil {
+		completion["usage"] = openAIUsage(*r.usage)
 	}
 	return completion
+}
+
+var openAIStops = [...]string{stopDone: "stop", stopTruncated: "length", stopRefused: "stop"}
+
+func openAIUsage(u ProviderUsage) map[string]any {
+	written := u.InputCacheWrite5m + u.InputCacheWrite1h
+	prompt, completed := u.InputUncached+u.InputCacheRead+written, u.OutputVisible+u.OutputReasoning
+	return map[string]any{
+		"prompt_tokens": prompt, "completion_tokens": completed, "total_tokens": prompt + completed,
+		"prompt_tokens_details":     map[string]any{"cached_tokens": u.InputCacheRead, "cache_write_tokens": written, "audio_tokens": 0},
+		"completion_tokens_details": map[string]any{"reasoning_tokens": u.OutputReasoning, "audio_tokens": 0},
+	}
 }
 
 func (openAIWire) fault(f providerFault, _ string) any {

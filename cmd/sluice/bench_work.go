@@ -101,7 +101,7 @@ func (b benchWork) bareRiver(ctx context.Context, h *benchHouse) (rate, error) {
 
 // untilNone waits until a count is 0.
 func untilNone(ctx context.Context, pool *pgxpool.Pool, sql string) error {
-	const every, most = 20 * time.Millisecond, 5 * time.Minute
+	const every, most = 100 * time.Millisecond, 5 * time.Minute
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for {

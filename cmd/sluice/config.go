@@ -14,11 +14,11 @@ import (
 //	need     the commands that cannot do without it
 //	default  what holds where nothing is said
 //	min, max the bounds of a number or a duration
-//	shape    what a text has to be: listen, url, level, one of a|b|c
+//	shape    what a text has to be: listen, url, smtp, sender, level, one of a|b|c
 //	secret   its value is never shown
 //	empty    what an empty variable means; without it, an empty variable is one that is not set
 type Config struct {
-	DatabaseURL      tenants.Secret `name:"database-url" from:"DATABASE_URL" use:"serve work migrate operator-key" need:"serve work operator-key" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may become sluice_app, sluice_door, sluice_worker and sluice_system."`
+	DatabaseURL      tenants.Secret `name:"database-url" from:"DATABASE_URL" use:"serve work migrate operator-key ledger" need:"serve work operator-key ledger" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may become sluice_app, sluice_door, sluice_worker and sluice_system."`
 	OwnerDatabaseURL tenants.Secret `name:"owner-database-url" from:"SLUICE_OWNER_DATABASE_URL" use:"migrate" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may migrate: make roles, and create in the database. Without it, DATABASE_URL."`
 	DBConns          int            `name:"db-conns" from:"SLUICE_DB_CONNS" use:"serve work dev" default:"16" min:"2" max:"1000" group:"Database" help:"Connections of each pool. serve and work have three pools each."`
 	TraceSQL         bool           `name:"trace-sql" from:"SLUICE_TRACE_SQL" use:"serve work dev" default:"false" group:"Telemetry" help:"Makes a span of every statement. Values are not in it."`
@@ -49,6 +49,9 @@ type Config struct {
 	ShutdownTimeout  time.Duration `name:"shutdown-timeout" from:"SLUICE_SHUTDOWN_TIMEOUT" use:"serve work dev" default:"30s" min:"1s" max:"30m" group:"Serving" help:"After SIGTERM, how long what is under way may go on."`
 	DrainDelay       time.Duration `name:"drain-delay" from:"SLUICE_DRAIN_DELAY" use:"serve" default:"0s" min:"0s" max:"5m" group:"Serving" help:"After SIGTERM, how long requests are still taken while /readyz says 503, so that load balancers turn away first."`
 	AllowLoopback    bool          `name:"allow-loopback" from:"SLUICE_ALLOW_LOOPBACK" use:"serve work dev" default:"false" group:"Work" help:"Lets callbacks reach loopback addresses; for development."`
+
+	SMTPURL  tenants.Secret `name:"smtp-url" from:"SLUICE_SMTP_URL" use:"work dev" shape:"smtp" secret:"true" group:"Alerts" help:"The mail server that alerts by e-mail are handed to: smtp://user:password@host:587, which must offer STARTTLS unless it is on this machine, or smtps://user:password@host:465. Without it, alert channels of the kind email say so."`
+	SMTPFrom string         `name:"smtp-from" from:"SLUICE_SMTP_FROM" use:"work dev" shape:"sender" group:"Alerts" help:"The sender of that mail, such as Sluice <alerts@example.com>; needed with SLUICE_SMTP_URL."`
 
 	LogLevel     slog.Level `name:"log-level" from:"SLUICE_LOG_LEVEL" use:"serve work dev" default:"info" shape:"debug|info|warn|error" group:"Telemetry" help:"The lowest level that is logged: debug, info, warn or error."`
 	LogFormat    string     `name:"log-format" from:"SLUICE_LOG_FORMAT" use:"serve work dev" default:"json" shape:"json|text" group:"Telemetry" help:"json or text."`

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/db"
+	"sluice/jobs"
 	"sluice/tenants"
 )
 
@@ -202,6 +203,10 @@ func expected(tag *kong.Tag, of reflect.Type) string {
 		return "an http or https URL without user, query and fragment"
 	case "headers":
 		return "names of headers with commas between them"
+	case "smtp":
+		return "smtp://user:password@host:587 or smtps://user:password@host:465"
+	case "sender":
+		return "an address of e-mail, with or without a name, such as Sluice <alerts@example.com>"
 	default:
 		return "one of " + strings.ReplaceAll(shape, "|", ", ")
 	}
@@ -287,6 +292,10 @@ func shaped(tag *kong.Tag, text string) (string, bool) {
 		u, err := url.Parse(text)
 		ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 		return strings.TrimRight(text, "/"), ok
+	case "smtp":
+		return text, jobs.CheckMailURL(text) == nil
+	case "sender":
+		return text, jobs.CheckMailSender(text) == nil
 	case "headers":
 		return text, !slices.ContainsFunc(headerNames(text), func(name string) bool { return strings.Trim(name, headerNameRunes) != "" })
 	default:

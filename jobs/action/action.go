@@ -46,6 +46,7 @@ type Input struct {
 	RunID, EventID, AutomationID string // with their prefixes
 	AutomationVersion            int
 	EventType, Entity            string
+	Depth                        int       // how many of our own actions stand in the chain that led to the event
 	Mode                         string    // shadow, review or live
 	Output                       any       // of the model, as JSON values
 	Body                         string    // the action's body template, rendered; empty if there is none
@@ -62,6 +63,9 @@ type Effect struct {
 	// Signed tells that the action names a credential: Do refuses to send it without a secret.
 	Signed bool   `json:"signed,omitempty"`
 	Body   []byte `json:"body,omitempty"` // the very bytes of every attempt
+	// RunID and Depth go with the body where a target can be told of them: what comes back with them was caused by us.
+	RunID string `json:"run_id,omitempty"`
+	Depth int    `json:"depth,omitempty"`
 }
 
 // A Send is one attempt to make an effect.

@@ -27,7 +27,7 @@ var at = time.Date(2026, 3, 4, 5, 6, 7, 890_000_000, time.UTC)
 func input() action.Input {
 	return action.Input{
 		RunID: "run_1", EventID: "evt_1", AutomationID: "aut_1", AutomationVersion: 3, EventType: "issues.opened",
-		Entity: "issue:1234", Mode: "live", Output: map[string]any{"reply": "a < b & c", "b": 1, "a": []any{true, nil}}, At: at,
+		Entity: "issue:1234", Depth: 2, Mode: "live", Output: map[string]any{"reply": "a < b & c", "b": 1, "a": []any{true, nil}}, At: at,
 	}
 }
 

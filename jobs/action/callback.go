@@ -21,6 +21,9 @@ import (
 // (github.com/standard-webhooks/standard-webhooks, spec/standard-webhooks.md), so that receivers can check it with that
 // project's libraries. The webhook-id is the Send's Key, and the body is that of the Effect, so that a receiver that drops
 // ids it has seen makes the effect once however often it is asked. Without a credential the request bears no signature.
+//
+// Sluice-Run and Sluice-Depth name the run and how many of our own actions led to it. They are not signed, and what comes in with them is believed
+// only as far as the database knows it.
 type callback struct{ door *outbound.Door }
 
 var _ Connector = callback{}
@@ -65,6 +68,7 @@ func (c callback) Prepare(params json.RawMessage, in Input) (Effect, error) {
 	}
 	effect := Effect{
 		Kind: "callback", Target: target, URL: texts["url"], ContentType: jsonType, Signed: texts["credential_id"] != "",
+		RunID: in.RunID, Depth: in.Depth,
 	}
 	switch {
 	case in.Body != "":
@@ -96,6 +100,7 @@ func completed(in Input) ([]byte, error) {
 		AutomationVersion int    `json:"automation_version"`
 		EventType         string `json:"event_type"`
 		Entity            string `json:"entity"`
+		Depth             int    `json:"depth"`
 		Output            any    `json:"output"`
 	}
 	var body bytes.Buffer
@@ -107,7 +112,7 @@ func completed(in Input) ([]byte, error) {
 		Data      data   `json:"data"`
 	}{"run.completed", in.At.UTC().Format(time.RFC3339Nano), data{
 		RunID: in.RunID, EventID: in.EventID, AutomationID: in.AutomationID, AutomationVersion: in.AutomationVersion,
-		EventType: in.EventType, Entity: in.Entity, Output: in.Output,
+		EventType: in.EventType, Entity: in.Entity, Depth: in.Depth, Output: in.Output,
 	}})
 	return bytes.TrimSuffix(body.Bytes(), []byte("\n")), err
 }
@@ -119,6 +124,10 @@ func (c callback) Do(ctx context.Context, s Send) (Receipt, error) {
 	header := http.Header{}
 	header.Set("Content-Type", s.Effect.ContentType)
 	header.Set("Idempotency-Key", s.Key) // the same, for receivers that know this name only
+	if s.Effect.RunID != "" {
+		header.Set("Sluice-Run", s.Effect.RunID)
+		header.Set("Sluice-Depth", strconv.Itoa(s.Effect.Depth))
+	}
 	header.Set("User-Agent", "Sluice/1")
 	header.Set("Webhook-Id", s.Key)
 	header.Set("Webhook-Timestamp", strconv.FormatInt(s.At.Unix(), 10))

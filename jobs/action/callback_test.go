@@ -48,6 +48,7 @@ func TestCallbackIsSignedAsTheStandardSays(t *testing.T) {
 		require.Equal(t, entries[0].Body, entry.Body, "attempt %d", i+1)
 		require.Equal(t, "act_1", entry.Header.Get("webhook-id"))
 		require.Equal(t, "act_1", entry.Header.Get("Idempotency-Key"))
+		require.Equal(t, "run_1 2", entry.Header.Get("Sluice-Run")+" "+entry.Header.Get("Sluice-Depth"))
 		require.Equal(t, "Sluice/1", entry.Header.Get("User-Agent"))
 		require.Equal(t, "application/json", entry.Header.Get("Content-Type"))
 		verify(t, secret, entry)
@@ -57,7 +58,7 @@ func TestCallbackIsSignedAsTheStandardSays(t *testing.T) {
 	require.True(t, entries[0].Acted && !entries[1].Acted && !entries[2].Acted, "the effect is made once")
 	require.JSONEq(t, `{"type": "run.completed", "timestamp": "2026-03-04T05:06:07.89Z", "data": {
 		"run_id": "run_1", "event_id": "evt_1", "automation_id": "aut_1", "automation_version": 3,
-		"event_type": "issues.opened", "entity": "issue:1234",
+		"event_type": "issues.opened", "entity": "issue:1234", "depth": 2,
 		"output": {"reply": "a < b & c", "b": 1, "a": [true, null]}}}`, string(entries[0].Body))
 
 	require.Contains(t, string(entries[0].Body), "a < b & c", "as people would write it")

@@ -71,23 +71,54 @@ func (k breakerKey) compare(o breakerKey) int {
 	return cmp.Or(strings.Compare(k.provider, o.provider), strings.Compare(k.model, o.model), strings.Compare(k.owner, o.owner))
 }
 
-// A breaker is the gate before one provider, model and owner, and their memory of "not before".
+// A breaker is the gate before one provider, model and owner, and what is known of their calls.
 type breaker struct {
 	key       breakerKey
 	gate      *gobreaker.CircuitBreaker[Reply]
+	probes    int
+	bulkhead  bulkhead
 	openUntil atomic.Int64 // Unix nanoseconds; written by the gate's callback.
+	opened    atomic.Int64 // How often it tripped.
+	lastError atomic.Pointer[LastError]
 
 	// Under the lock of breakers.
-	calls     int
-	lastUsed  time.Time
-	notBefore time.Time
+	users    int
+	lastUsed time.Time
+}
+
+// refusal is the error that a call meets at once, or nil.
+func (b *breaker) refusal(now time.Time) *Error {
+	switch b.gate.State() {
+	case gobreaker.StateOpen:
+		return b.open(now)
+	case gobreaker.StateHalfOpen:
+		if n := b.gate.Counts(); int(n.Requests-n.TotalExclusions) >= b.probes {
+			return probed()
+		}
+	}
+	return nil
+}
+
+// open is the error of a call that meets an open breaker.
+func (b *breaker) open(now time.Time) *Error {
+	e := &Error{Kind: KindBreakerOpen, RetryAfter: breakerBusyWait, Message: "the provider failed too often of late"}
+	if until := b.openUntil.Load(); until != 0 {
+		e.RetryAfter = max(time.Unix(0, until).Sub(now), time.Millisecond)
+	}
+	return e
+}
+
+// probed is the error of a call that meets a half-open breaker whose probes are out.
+func probed() *Error {
+	return &Error{Kind: KindBreakerOpen, RetryAfter: breakerBusyWait, Message: "the provider failed of late and is being probed"}
 }
 
 // excused wraps an error that must not count, so that gobreaker can tell without knowing our kinds.
 type excused struct{ error }
 
-func newBreaker(key breakerKey, c BreakerConfig, now func() time.Time) *breaker {
-	b := &breaker{key: key}
+func (t *breakers) newBreaker(key breakerKey) *breaker {
+	c := t.config
+	b := &breaker{key: key, probes: c.Probes, bulkhead: bulkhead{places: t.places}}
 	// Failures in a row, over any time. gobreaker has its own number, from which it drops what is older than the window; a total
 	// outage under light traffic would never trip. Read and written under the gate's lock only, in the callbacks.
 	inARow := 0
@@ -117,10 +148,12 @@ func newBreaker(key breakerKey, c BreakerConfig, now func() time.Time) *breaker 
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			inARow = 0
 			if to == gobreaker.StateOpen {
-				b.openUntil.Store(now().Add(openFor).UnixNano())
+				b.openUntil.Store(t.now().Add(openFor).UnixNano())
+				b.opened.Add(1)
 			} else {
 				b.openUntil.Store(0)
 			}
+			t.changed(key, to.String())
 		},
 	})
 	return b
@@ -129,44 +162,44 @@ func newBreaker(key breakerKey, c BreakerConfig, now func() time.Time) *breaker 
 // breakers is a bounded table of them. Its lock is never held while a gate is asked, since a gate calls back.
 type breakers struct {
 	config BreakerConfig
+	places int // Of each bulkhead.
 	now    func() time.Time
+	// changed is told of every change of a breaker's state, under the gate's lock.
+	changed func(key breakerKey, to string)
 
 	mu  sync.Mutex
 	all map[breakerKey]*breaker
 }
 
-// enter finds or makes the breaker of key, marks it as in use until leave, and says how long its "not before" still lasts.
-func (t *breakers) enter(key breakerKey) (b *breaker, wait time.Duration) {
+// find is the breaker of key, or nil.
+func (t *breakers) find(key breakerKey) *breaker {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := t.now()
-	b = t.all[key]
+	return t.all[key]
+}
+
+// enter finds or makes the breaker of key, and marks it as in use until leave.
+func (t *breakers) enter(key breakerKey) *breaker {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b := t.all[key]
 	if b == nil {
 		if len(t.all) >= t.config.EntriesMax {
 			t.evict()
 		}
-		b = newBreaker(key, t.config, t.now)
+		b = t.newBreaker(key)
 		t.all[key] = b
 	}
-	b.calls++
-	b.lastUsed = now
-	return b, max(0, b.notBefore.Sub(now))
+	b.users++
+	b.lastUsed = t.now()
+	return b
 }
 
 func (t *breakers) leave(b *breaker) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	b.calls--
+	b.users--
 	b.lastUsed = t.now()
-}
-
-// pause makes all calls on b wait.
-func (t *breakers) pause(b *breaker, wait time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if until := t.now().Add(wait); until.After(b.notBefore) {
-		b.notBefore = until
-	}
 }
 
 // evict drops an eighth of the table, those idle longest. Ones with a call under way stay, so the table passes its bound by at most
@@ -174,7 +207,7 @@ func (t *breakers) pause(b *breaker, wait time.Duration) {
 func (t *breakers) evict() {
 	idle := make([]*breaker, 0, len(t.all))
 	for _, b := range t.all {
-		if b.calls == 0 {
+		if b.users == 0 {
 			idle = append(idle, b)
 		}
 	}
@@ -182,43 +215,4 @@ func (t *breakers) evict() {
 	for _, b := range idle[:min(len(idle), t.config.EntriesMax/8+1)] {
 		delete(t.all, b.key)
 	}
-}
-
-// A State is one breaker as it stands.
-type State struct {
-	Provider, Model, Owner string
-	// State is "closed", "open" or "half-open".
-	State string
-	// OpenUntil is when an open breaker lets a probe pass; zero if it is not open.
-	OpenUntil time.Time
-	// NotBefore is when the provider's rate limit ends; zero, or past, if there is none.
-	NotBefore time.Time
-	// Calls is how many are under way.
-	Calls int
-	// Successes and Failures are those in the rolling window.
-	Successes, Failures int
-}
-
-func (t *breakers) states() []State {
-	t.mu.Lock()
-	all := make([]*breaker, 0, len(t.all))
-	out := make([]State, 0, len(t.all))
-	for _, b := range t.all {
-		all = append(all, b)
-	}
-	slices.SortFunc(all, func(a, b *breaker) int { return a.key.compare(b.key) })
-	for _, b := range all {
-		out = append(out, State{Provider: b.key.provider, Model: b.key.model, Owner: b.key.owner, NotBefore: b.notBefore, Calls: b.calls})
-	}
-	t.mu.Unlock()
-	for i, b := range all {
-		// The state first: asking for it lets the window roll.
-		out[i].State = b.gate.State().String()
-		n := b.gate.Counts()
-		out[i].Successes, out[i].Failures = int(n.TotalSuccesses), int(n.TotalFailures)
-		if until := b.openUntil.Load(); until != 0 {
-			out[i].OpenUntil = time.Unix(0, until).UTC()
-		}
-	}
-	return out
 }

@@ -30,8 +30,14 @@ type pipeProvider struct {
 const okReply = `{"id":"c_1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop",
 	"message":{"role":"assistant","content":"hello"}}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}`
 
-// inBubble runs test in a bubble with a client whose calls may take 1 minute.
+// inBubble runs test in a bubble with a client whose calls may take 1 minute, whether they make progress or not.
 func inBubble(t *testing.T, breaker llm.BreakerConfig, test func(t *testing.T, p *pipeProvider)) {
+	t.Helper()
+	inBubbleWith(t, llm.Config{Breaker: breaker, Timeout: time.Minute, FirstToken: time.Hour, Idle: time.Hour}, test)
+}
+
+// inBubbleWith is inBubble with a client of config.
+func inBubbleWith(t *testing.T, config llm.Config, test func(t *testing.T, p *pipeProvider)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipeProvider{handle: answer(200, okReply)}
@@ -43,13 +49,10 @@ func inBubble(t *testing.T, breaker llm.BreakerConfig, test func(t *testing.T, p
 		var served sync.WaitGroup
 		served.Go(func() { _ = server.Serve(listener) })
 		transport := &http.Transport{DialContext: listener.dial}
-		breaker.OpenJitter = 1
-		p.client = llm.New(llm.Config{
-			Providers: []llm.Provider{llm.NewOpenAI(llm.ProviderConfig{
-				HTTP: &http.Client{Transport: transport}, BaseURL: "http://provider.test/v1", Now: time.Now,
-			})},
-			Breaker: breaker, Timeout: time.Minute, Now: time.Now,
-		})
+		c := llm.ProviderConfig{HTTP: &http.Client{Transport: transport}, BaseURL: "http://provider.test/v1", Now: time.Now}
+		config.Providers = []llm.Provider{llm.NewOpenAI(c), llm.NewAnthropic(c)}
+		config.Breaker.OpenJitter, config.Now = 1, time.Now
+		p.client = llm.New(config)
 		defer func() {
 			transport.CloseIdleConnections()
 			_ = server.Close() // It reports the listener that it closed twice.
@@ -262,7 +265,7 @@ func TestBreakerIgnoresWhatIsNotTheProvidersFault(t *testing.T) {
 				}
 				state := p.client.States()[0]
 				require.Equal(t, "closed", state.State)
-				require.Zero(t, state.Failures+state.Successes+state.Calls)
+				require.Zero(t, state.Failures+state.Successes+state.InFlight)
 			})
 		})
 	}
@@ -296,7 +299,7 @@ func TestRateLimitHoldsForAllOfOneOwner(t *testing.T) {
 		require.Equal(t, 15*time.Second, fault.RetryAfter, "what remains of it")
 		require.False(t, fault.Sent)
 		require.EqualValues(t, 1, p.posts.Load(), "nothing is sent meanwhile")
-		require.Equal(t, time.Now().Add(15*time.Second), p.client.States()[0].NotBefore)
+		require.Equal(t, time.Now().Add(15*time.Second), p.client.States()[0].PausedUntil)
 		require.Empty(t, p.callKind(t, "crd_1"), "another owner does not wait")
 
 		time.Sleep(fault.RetryAfter)

@@ -23,7 +23,7 @@ const (
 	KindOverloaded Kind = "overloaded"
 	// KindUnavailable: any other failure of the provider or of the way to it.
 	KindUnavailable Kind = "unavailable"
-	// KindTimeout: no full reply in time.
+	// KindTimeout: no full reply in time, no first token in time, or a stream that stopped; Message says which.
 	KindTimeout Kind = "timeout"
 	// KindCancelled: the caller's context ended first.
 	KindCancelled Kind = "cancelled"
@@ -33,6 +33,8 @@ const (
 	KindMalformedReply Kind = "malformed_reply"
 	// KindBreakerOpen: nothing was sent; the provider failed too often of late. Wait RetryAfter.
 	KindBreakerOpen Kind = "breaker_open"
+	// KindBusy: nothing was sent; as many calls as may be are under way. Wait RetryAfter, which is a time of this call's own.
+	KindBusy Kind = "busy"
 )
 
 // An Error is a failed call. It never holds the API key.
@@ -49,6 +51,10 @@ type Error struct {
 	// Sent says that the request may have reached the provider and may have been billed, so that an estimate has to be booked. It is
 	// false where nothing left, and where the provider itself answered with an error, since errors are not billed.
 	Sent bool
+	// Usage is what the provider reported of a reply that broke off, and OutputSeen an estimate of the output that came before, in tokens.
+	// The larger of the two, and the estimate of the prompt, is what to book: providers bill what they wrote, whoever stopped listening.
+	Usage      Usage
+	OutputSeen int64
 
 	cause error
 }

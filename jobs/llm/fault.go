@@ -30,7 +30,15 @@ func parseProviderError(body []byte) (e providerError, ok bool) {
 	var envelope struct {
 		Error json.RawMessage `json:"error"`
 	}
-	if json.Unmarshal(body, &envelope) != nil || absent(envelope.Error) {
+	if json.Unmarshal(body, &envelope) != nil {
+		return e, false
+	}
+	return readProviderError(envelope.Error)
+}
+
+// readProviderError reads the error object itself.
+func readProviderError(raw json.RawMessage) (e providerError, ok bool) {
+	if absent(raw) {
 		return e, false
 	}
 	var fields struct {
@@ -41,15 +49,20 @@ func parseProviderError(body []byte) (e providerError, ok bool) {
 			ErrorCode string `json:"error_code"`
 		} `json:"details"`
 	}
-	if json.Unmarshal(envelope.Error, &fields) != nil {
+	if json.Unmarshal(raw, &fields) != nil {
 		var text string
-		if json.Unmarshal(envelope.Error, &text) != nil {
+		if json.Unmarshal(raw, &text) != nil {
 			return e, false
 		}
 		return providerError{Message: text}, true
 	}
 	code, _ := fields.Code.(string)
 	return providerError{Type: fields.Type, Code: cmp.Or(fields.Details.ErrorCode, code), Message: fields.Message}, true
+}
+
+// is says whether the code or the type is one of words.
+func (e providerError) is(words ...string) bool {
+	return slices.Contains(words, e.Code) || slices.Contains(words, e.Type)
 }
 
 // quotaCodes are the codes and types that mean "no money left", whatever the status (developers.openai.com, spend limits and error
@@ -63,7 +76,7 @@ var quotaCodes = []string{
 var quotaPhrases = []string{"your credit balance is too low", "you have reached your specified"}
 
 func (e providerError) quota() bool {
-	if slices.Contains(quotaCodes, e.Code) || slices.Contains(quotaCodes, e.Type) {
+	if e.is(quotaCodes...) {
 		return true
 	}
 	return slices.ContainsFunc(quotaPhrases, func(p string) bool { return strings.HasPrefix(strings.ToLower(e.Message), p) })

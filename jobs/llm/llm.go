@@ -1,5 +1,6 @@
 // Package llm asks language models: one request, one reply, with the usage the provider billed. A file per provider, behind
-// one interface; a breaker per provider, model and owner of the credential; prices and the arithmetic of cost.
+// one interface; a breaker and a bulkhead per provider, model and owner of the credential; the provider's rate limits per owner; prices
+// and the arithmetic of cost. Replies are streamed inside, so that a call that makes no progress ends early, and come out whole.
 //
 // What must not enter: retries (the one retry loop is the queue's), SQL, tenants, budgets, prompts and their templates, the
 // validation of a reply against the tenant's schema, and reading the environment.
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // A Request is one question to one model.
@@ -30,6 +32,9 @@ type Request struct {
 	// Sending, if set, is called once, after the breaker admitted the call and right before the POST leaves. Its error aborts the
 	// call, is returned as it is, and does not count on the breaker.
 	Sending func(ctx context.Context) error
+
+	// patience is the client's; a provider that is asked without one waits for as long as its context does.
+	patience patience
 }
 
 // String names the request without its texts and without its key.
@@ -52,6 +57,8 @@ type Reply struct {
 	UsageFault string
 	// RawUsage is the provider's usage object as received; nil if there was none.
 	RawUsage json.RawMessage
+	// FirstToken is how long the first token took from the POST; 0 where the server did not stream.
+	FirstToken time.Duration
 }
 
 // Finish says why the model stopped.

@@ -39,17 +39,20 @@ func ended(t *testing.T, err error) *llm.Error {
 // setup is a client on a scripted provider, with a call timeout no test waits for.
 func setup(t *testing.T) (*llm.Client, *scripted.Provider) {
 	t.Helper()
+	return setupWith(t, llm.Config{Timeout: time.Minute})
+}
+
+// setupWith is setup with a client of config.
+func setupWith(t *testing.T, config llm.Config) (*llm.Client, *scripted.Provider) {
+	t.Helper()
 	provider, err := scripted.NewProvider(scripted.ProviderConfig{Now: time.Now})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, provider.Close()) })
 	http := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(http.CloseIdleConnections)
-	client := llm.New(llm.Config{
-		Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: http, BaseURL: provider.URL(), Now: time.Now})},
-		Timeout:   time.Minute,
-		Now:       time.Now,
-	})
-	return client, provider
+	config.Providers = []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: http, BaseURL: provider.URL(), Now: time.Now})}
+	config.Now = time.Now
+	return llm.New(config), provider
 }
 
 // vendor is a client with both vendors' providers on a server that answers every request with handler.
@@ -158,7 +161,8 @@ func TestCompleteOutcomesByModel(t *testing.T) {
 				t.Parallel()
 				r := request(prefix + c.model)
 				r.Schema = testSchema
-				reply, err := client.Complete(t.Context(), "scripted", "operator", r)
+				// Each in its own name: a rate limit holds for all models of a key.
+				reply, err := client.Complete(t.Context(), "scripted", prefix+c.model, r)
 				if c.kind == "" {
 					require.NoError(t, err)
 					require.Equal(t, c.finish, reply.Finish)
@@ -280,7 +284,7 @@ func TestRepliesThatAreNot(t *testing.T) {
 		sent    bool
 	}{
 		"empty object":     {answer(200, `{}`), llm.KindMalformedReply, true},
-		"error with 200":   {answer(200, `{"type":"error","error":{"type":"api_error","message":"x"}}`), llm.KindMalformedReply, true},
+		"error with 200":   {answer(200, `{"type":"error","error":{"type":"api_error","message":"x"}}`), llm.KindUnavailable, true},
 		"not JSON":         {answer(200, `It works`), llm.KindMalformedReply, true},
 		"a list":           {answer(200, `[]`), llm.KindMalformedReply, true},
 		"null":             {answer(200, `null`), llm.KindMalformedReply, true},

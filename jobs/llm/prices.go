@@ -154,16 +154,25 @@ const estimateOverhead = 200
 // Chinese character, 3 bytes, counts 2), and 200 tokens come on top for what the provider wraps around it. It is not a proof: random
 // letters can pass it. Give it all that is sent, the schema included.
 func EstimateTokens(text string) int64 {
-	var letters, others, beyond int64
+	var count tokenCount
+	count.add(text)
+	return count.tokens() + estimateOverhead
+}
+
+// A tokenCount collects the bytes of texts by what they count.
+type tokenCount struct{ letters, others, beyond int64 }
+
+func (c *tokenCount) add(text string) {
 	for i := range len(text) {
-		switch c := text[i]; {
-		case c >= 0x80:
-			beyond++
-		case c == ' ' || c|0x20 >= 'a' && c|0x20 <= 'z':
-			letters++
+		switch b := text[i]; {
+		case b >= 0x80:
+			c.beyond++
+		case b == ' ' || b|0x20 >= 'a' && b|0x20 <= 'z':
+			c.letters++
 		default:
-			others++
+			c.others++
 		}
 	}
-	return (letters+2)/3 + (others+1)/2 + (2*beyond+2)/3 + estimateOverhead
 }
+
+func (c *tokenCount) tokens() int64 { return (c.letters+2)/3 + (c.others+1)/2 + (2*c.beyond+2)/3 }

@@ -14,7 +14,7 @@ import (
 // derive what they can hold a model to, move the rest into the description where the model reads it, and the caller validates the
 // reply against the tenant's own schema in any case.
 //
-// Properties come in alphabetical order, since neither SDK keeps another.
+// Properties come in alphabetical order, since encoding/json sorts them.
 type dialect struct {
 	// allRequired: every property has to be required (OpenAI's strict mode). An optional one becomes required and nullable, and
 	// withoutAddedNulls takes the nulls out again.
@@ -180,7 +180,7 @@ func (d dialect) list(value any, depth int) ([]any, bool) {
 func withoutAddedNulls(raw json.RawMessage, text string) string {
 	var schema map[string]any
 	var value any
-	if decode(raw, &schema) != nil || decode([]byte(text), &value) != nil || !dropNulls(schema, value) {
+	if !strings.Contains(text, "null") || decode(raw, &schema) != nil || decode([]byte(text), &value) != nil || !dropNulls(schema, value) {
 		return text
 	}
 	var b bytes.Buffer

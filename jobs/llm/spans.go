@@ -23,7 +23,9 @@ const (
 	outputTypeKey      = attribute.Key("gen_ai.output.type")
 	providerKey        = attribute.Key("gen_ai.provider.name")
 	requestMaxKey      = attribute.Key("gen_ai.request.max_tokens")
+	requestStreamKey   = attribute.Key("gen_ai.request.stream")
 	requestModelKey    = attribute.Key("gen_ai.request.model")
+	responseFirstKey   = attribute.Key("gen_ai.response.time_to_first_chunk") // seconds
 	responseFinishKey  = attribute.Key("gen_ai.response.finish_reasons")
 	responseIDKey      = attribute.Key("gen_ai.response.id")
 	responseModelKey   = attribute.Key("gen_ai.response.model")
@@ -37,6 +39,7 @@ const (
 	errorTypeKey   = attribute.Key("error.type")
 	modalityKey    = attribute.Key("gen_ai.token.modality")
 
+	firstTokenName       = "gen_ai.client.operation.time_to_first_chunk"
 	durationName         = "gen_ai.client.operation.duration"
 	tokensCacheReadName  = "gen_ai.client.inference.usage.cache_read.input_tokens"
 	tokensCacheWriteName = "gen_ai.client.inference.usage.cache_write.input_tokens"
@@ -59,8 +62,9 @@ var finishReasons = map[Finish]string{FinishStop: "stop", FinishTruncated: "leng
 // An observer tells OpenTelemetry of calls.
 type observer struct {
 	tracer                                          trace.Tracer
-	duration                                        metric.Float64Histogram
+	duration, firstToken                            metric.Float64Histogram
 	input, output, cacheRead, cacheWrite, reasoning metric.Int64Counter
+	changes, pauses, refusals                       metric.Int64Counter
 	now                                             func() time.Time
 }
 
@@ -77,6 +81,11 @@ func newObserver(traces trace.TracerProvider, meters metric.MeterProvider, now f
 	o := observer{tracer: traces.Tracer(tracerName), now: now}
 	o.duration, _ = meter.Float64Histogram(durationName, metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(durationBuckets...),
 		metric.WithDescription("How long one call to a model took."))
+	o.firstToken, _ = meter.Float64Histogram(firstTokenName, metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(durationBuckets...),
+		metric.WithDescription("How long the first token of a reply took."))
+	o.changes, _ = meter.Int64Counter(changesName, metric.WithDescription("Changes of breakers, by the state they changed to."))
+	o.pauses, _ = meter.Int64Counter(pausesName, metric.WithDescription("Rate limits that providers set, each for all calls of one credential."))
+	o.refusals, _ = meter.Int64Counter(busyName, metric.WithDescription("Calls that found no place in a bulkhead."))
 	tokens := func(name, description string) metric.Int64Counter {
 		counter, _ := meter.Int64Counter(name, metric.WithUnit("{token}"), metric.WithDescription(description))
 		return counter
@@ -97,7 +106,7 @@ func (o observer) observe(ctx context.Context, provider string, r Request, call 
 	}
 	labels := []attribute.KeyValue{operationKey.String(chat), providerKey.String(provider), requestModelKey.String(r.Model)}
 	ctx, span := o.tracer.Start(ctx, chat+" "+r.Model, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(labels...),
-		trace.WithAttributes(requestMaxKey.Int(r.MaxOutputTokens), outputTypeKey.String(outputType)))
+		trace.WithAttributes(requestMaxKey.Int(r.MaxOutputTokens), requestStreamKey.Bool(true), outputTypeKey.String(outputType)))
 	defer span.End()
 	began := o.now()
 	reply, err := call(ctx)
@@ -125,7 +134,12 @@ func (o observer) observe(ctx context.Context, provider string, r Request, call 
 		span.SetAttributes(responseModelKey.String(reply.ModelServed))
 		labels = append(labels, responseModelKey.String(reply.ModelServed))
 	}
-	o.duration.Record(ctx, took, metric.WithAttributes(labels...))
+	told := metric.WithAttributeSet(attribute.NewSet(labels...))
+	o.duration.Record(ctx, took, told)
+	if reply.FirstToken > 0 {
+		span.SetAttributes(responseFirstKey.Float64(reply.FirstToken.Seconds()))
+		o.firstToken.Record(ctx, reply.FirstToken.Seconds(), told)
+	}
 	if reply.UsageFault == "" {
 		o.count(ctx, span, reply.Usage, labels)
 	}
@@ -134,7 +148,7 @@ func (o observer) observe(ctx context.Context, provider string, r Request, call 
 
 // count tells the tokens of a reply whose usage can be trusted.
 func (o observer) count(ctx context.Context, span trace.Span, u Usage, labels []attribute.KeyValue) {
-	told := metric.WithAttributes(append(labels, modalityKey.String("text"))...)
+	told := metric.WithAttributeSet(attribute.NewSet(append(labels, modalityKey.String("text"))...))
 	for _, tokens := range []struct {
 		key     attribute.Key
 		counter metric.Int64Counter

@@ -78,8 +78,9 @@ func TestSpanOfACall(t *testing.T) {
 	require.Positive(t, u.InputCacheRead+u.InputCacheWrite5m, "the model was chosen for its use of a cache")
 	want := map[string]any{
 		"gen_ai.operation.name": "chat", "gen_ai.provider.name": "scripted", "gen_ai.output.type": "json",
-		"gen_ai.request.model": "cached-1", "gen_ai.request.max_tokens": int64(200),
-		"gen_ai.response.model": "cached-1", "gen_ai.response.id": reply.ResponseID, "gen_ai.response.finish_reasons": []string{"stop"},
+		"gen_ai.request.model": "cached-1", "gen_ai.request.max_tokens": int64(200), "gen_ai.request.stream": true,
+		"gen_ai.response.time_to_first_chunk": reply.FirstToken.Seconds(),
+		"gen_ai.response.model":               "cached-1", "gen_ai.response.id": reply.ResponseID, "gen_ai.response.finish_reasons": []string{"stop"},
 		"gen_ai.usage.input_tokens": u.InputTotal(), "gen_ai.usage.output_tokens": u.OutputTotal(),
 	}
 	for key, n := range map[string]int64{
@@ -102,6 +103,10 @@ func TestSpanOfACall(t *testing.T) {
 	require.Len(t, duration.DataPoints, 1)
 	require.Equal(t, labels, duration.DataPoints[0].Attributes, "no tenant, no id")
 	require.Len(t, duration.DataPoints[0].Bounds, 14)
+	first, ok := got["gen_ai.client.operation.time_to_first_chunk"].(metricdata.Histogram[float64])
+	require.True(t, ok)
+	require.Len(t, first.DataPoints, 1)
+	require.Equal(t, labels, first.DataPoints[0].Attributes)
 	for name, n := range map[string]int64{
 		"gen_ai.client.inference.usage.input_tokens":  u.InputTotal(),
 		"gen_ai.client.inference.usage.output_tokens": u.OutputTotal(),

@@ -57,7 +57,7 @@ func TestUsage(t *testing.T) {
 		"openai reasoning":  {"openai", `{"prompt_tokens":9,"completion_tokens":1,"completion_tokens_details":{"reasoning_tokens":2}}`, llm.Usage{InputUncached: 9, OutputReasoning: 2}, "reasoning_tokens 2 exceeds completion_tokens 1"},
 		"openai audio":      {"openai", `{"prompt_tokens":9,"completion_tokens":1,"prompt_tokens_details":{"audio_tokens":4}}`, llm.Usage{InputUncached: 9, OutputVisible: 1}, "4 audio tokens, for which there is no price"},
 		"openai no answer":  {"openai", `{"prompt_tokens":9,"completion_tokens":0,"total_tokens":9}`, llm.Usage{InputUncached: 9}, "output tokens are 0 for a text that is not empty"},
-		"openai other form": {"openai", `[1]`, llm.Usage{}, "the reply carries no usage"},
+		"openai other form": {"openai", `[1]`, llm.Usage{}, "usage is not of the expected form"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

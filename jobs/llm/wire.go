@@ -3,22 +3,28 @@ package llm
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// bodyBytesMax bounds a reply. 128,000 output tokens in JSON are about 1 MiB.
+	// bodyBytesMax bounds a reply's text, and each event of a stream. 128,000 output tokens in JSON are about 1 MiB.
 	bodyBytesMax = 4 << 20
-	// sdkTimeout is what we tell an SDK; longer than any deadline of a context, so that only the context's counts.
-	sdkTimeout = 24 * time.Hour
+	// streamBytesMax bounds a stream: OpenAI wraps each token in about 300 bytes.
+	streamBytesMax = 64 << 20
+	// drainWait is how long a stream that has said all may take to end, for its connection to be used again.
+	drainWait = 50 * time.Millisecond
+	userAgent = "sluice"
 )
 
 // ProviderConfig is what a provider needs.
@@ -32,62 +38,193 @@ type ProviderConfig struct {
 	Now func() time.Time
 }
 
-// An exchange is the one POST of one call. It stands between an SDK and the network (it is the SDK's HTTP client), because what we
-// have to know is lost behind an SDK: whether anything left the house, the status, the headers, and whether the body came whole.
-type exchange struct {
-	http    *http.Client
-	sending func(ctx context.Context) error
-
-	begun      bool
-	sendingErr error
-	left       bool // The request may have left.
-	status     int
-	header     http.Header
-	body       []byte
-	bodyErr    error
+// A wire is the way to one vendor.
+type wire struct {
+	http  *http.Client
+	url   string
+	now   func() time.Time
+	words dialogue
 }
 
-var (
-	errSecondPost   = errors.New("one call makes one request")
-	errBodyTooLarge = fmt.Errorf("the reply is larger than %d bytes", bodyBytesMax)
-)
-
-// Do sends req and reads the whole answer, so that the SDK's own reading cannot fail halfway.
-func (x *exchange) Do(req *http.Request) (*http.Response, error) {
-	if x.begun {
-		return nil, errSecondPost
+func newWire(c ProviderConfig, vendor, path string, words dialogue) wire {
+	base := vendor
+	if c.BaseURL != "" {
+		base = c.BaseURL
 	}
-	x.begun = true
-	ctx := req.Context()
-	if x.sending != nil {
-		if x.sendingErr = x.sending(ctx); x.sendingErr != nil {
-			return nil, x.sendingErr
+	client := *c.HTTP
+	client.Timeout = 0
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return wire{http: &client, url: strings.TrimSuffix(base, "/") + path, now: c.Now, words: words}
+}
+
+// requestIDHeader is OpenAI's name for a caller's own request id; Anthropic ignores it, proxies log it.
+const requestIDHeader = "X-Client-Request-Id"
+
+// An exchange is the one POST of one call, and what came of it.
+type exchange struct {
+	wire
+
+	watch  *watch
+	left   bool // The request may have left.
+	status int
+	draft  draft
+}
+
+var errBodyTooLarge = fmt.Errorf("the reply is larger than %d bytes", bodyBytesMax)
+
+// ask posts body once and takes the reply in, streamed or not. Every error but one of r.Sending is a *Error.
+func (w wire) ask(ctx context.Context, r Request, header http.Header, body any) (Reply, error) {
+	raw, err := encode(body)
+	if err != nil {
+		return Reply{}, badRequest(oneLine(err.Error(), r.APIKey))
+	}
+	x := &exchange{wire: w, draft: draft{key: r.APIKey}}
+	within, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var progress sendProgress
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(within, progress.trace()), http.MethodPost, w.url, bytes.NewReader(raw))
+	if err != nil {
+		return Reply{}, badRequest(oneLine(transportReason(err), r.APIKey))
+	}
+	req.Header = header
+	req.Header["Content-Type"] = []string{"application/json"}
+	req.Header["User-Agent"] = []string{userAgent}
+	if r.RequestID != "" {
+		req.Header[requestIDHeader] = []string{r.RequestID}
+	}
+	if r.Sending != nil {
+		if err := r.Sending(ctx); err != nil {
+			return Reply{}, err
 		}
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return Reply{}, contextError(err, false)
 	}
 
-	client := *x.http
-	client.Timeout = 0
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	var progress sendProgress
-	res, err := client.Do(req.WithContext(httptrace.WithClientTrace(ctx, progress.trace())))
+	began := w.now()
+	x.watch = r.patience.begin(cancel)
+	defer x.watch.end()
+	res, err := w.http.Do(req)
 	if err != nil {
 		x.left = progress.mayHaveLeft(err)
-		return nil, err
+		return Reply{}, x.failure(within, err)
 	}
 	defer res.Body.Close()
-	x.left, x.status, x.header = true, res.StatusCode, res.Header
-	x.body, x.bodyErr = io.ReadAll(io.LimitReader(res.Body, bodyBytesMax+1))
-	if x.bodyErr == nil && len(x.body) > bodyBytesMax {
-		x.body, x.bodyErr = nil, errBodyTooLarge
+	x.left, x.status = true, res.StatusCode
+	if err := x.receive(res, began); err != nil {
+		return Reply{}, x.failure(within, err)
 	}
-	if x.bodyErr != nil {
-		return nil, x.bodyErr
+	return x.draft.whole(w.words), nil
+}
+
+// encode is JSON without the escapes for HTML, which would be paid for in tokens.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return b.Bytes(), err
+}
+
+// receive takes in what the server answers, in whichever way it does.
+func (x *exchange) receive(res *http.Response, began time.Time) error {
+	body := &watchedReader{from: res.Body, watch: x.watch}
+	kind, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	if x.status < 300 && kind == "text/event-stream" {
+		return x.stream(body, began)
 	}
-	res.Body = io.NopCloser(bytes.NewReader(x.body))
-	return res, nil
+	// A server that does not stream, or an error: there will be no first token.
+	x.watch.token()
+	raw, err := io.ReadAll(io.LimitReader(body, bodyBytesMax+1))
+	switch {
+	case err != nil:
+		return err
+	case len(raw) > bodyBytesMax:
+		return errBodyTooLarge
+	case x.status >= 300:
+		return statusError(x.status, res.Header, raw, x.draft.key, x.now())
+	}
+	if err := x.words.take(&x.draft, raw); err != nil {
+		return err
+	}
+	if !x.draft.finished {
+		return malformed("the reply has no end")
+	}
+	return nil
+}
+
+// stream takes events in until there are no more. Once the model has finished, the reply is whole, whatever befalls the rest.
+func (x *exchange) stream(body *watchedReader, began time.Time) error {
+	events := newEventReader(body)
+	wrote := false
+	for !x.draft.ended {
+		data, err := events.next()
+		if err == nil {
+			err = x.words.take(&x.draft, data)
+		}
+		if err == nil && len(x.draft.text) > bodyBytesMax {
+			err = errBodyTooLarge
+		}
+		if err != nil && x.draft.finished {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if x.draft.wrote && !wrote {
+			wrote = true
+			x.watch.token()
+			x.draft.reply.FirstToken = x.now().Sub(began)
+		}
+	}
+	if !x.draft.finished {
+		// The protocol's end without the model's: a compatible server that gives no reason.
+		if !x.draft.opened {
+			return malformed("the stream holds no reply")
+		}
+		x.draft.stop(FinishOther)
+	}
+	x.watch.drain()
+	_, _ = io.Copy(io.Discard, body) // Its only use is the connection's.
+	return nil
+}
+
+// failure explains a call that gave no reply.
+func (x *exchange) failure(ctx context.Context, err error) *Error {
+	e, explained := errors.AsType[*Error](err)
+	var late *lateError
+	switch {
+	case explained:
+		e.Status = x.status
+		if e.Status >= 300 {
+			return e
+		}
+	case errors.As(context.Cause(ctx), &late):
+		e = &Error{Kind: KindTimeout, Message: late.Error(), Sent: x.left, cause: context.DeadlineExceeded}
+	case ctx.Err() != nil:
+		e = contextError(ctx.Err(), x.left)
+	case errors.Is(err, errBodyTooLarge):
+		e = malformed(err.Error())
+		e.Status = x.status
+	case errors.Is(err, io.EOF) && x.status != 0 && !x.draft.opened:
+		e = malformed("the stream holds no reply")
+		e.Status = x.status
+	default:
+		e = &Error{Kind: KindUnavailable, Status: x.status, Message: oneLine(transportReason(err), x.draft.key), Sent: x.left}
+		var timeout interface{ Timeout() bool }
+		switch {
+		case errors.As(err, &timeout) && timeout.Timeout():
+			e.Kind = KindTimeout
+		case errors.Is(err, io.EOF) && x.status != 0:
+			e.Message = "the stream ended before the reply did"
+		}
+	}
+	return x.draft.broken(e, x.words)
+}
+
+// malformed is the error of a 2xx that cannot be read.
+func malformed(message string) *Error {
+	return &Error{Kind: KindMalformedReply, Message: message, Sent: true}
 }
 
 // sendProgress watches a request on its way out.
@@ -111,37 +248,6 @@ func (p *sendProgress) mayHaveLeft(err error) bool {
 		return false
 	}
 	return !p.looked.Load()
-}
-
-// failure explains a call that gave no reply. sdkErr is what the SDK made of it; nil means that all is well with the transport.
-func (x *exchange) failure(ctx context.Context, sdkErr error, key string, now time.Time) error {
-	switch {
-	case x.sendingErr != nil:
-		return x.sendingErr
-	case x.status >= 300 && x.bodyErr == nil:
-		return statusError(x.status, x.header, x.body, key, now)
-	case sdkErr == nil:
-		return nil
-	case ctx.Err() != nil:
-		return contextError(ctx.Err(), x.left)
-	case !x.begun:
-		return badRequest(oneLine(sdkErr.Error(), key))
-	case errors.Is(x.bodyErr, errBodyTooLarge):
-		return &Error{Kind: KindMalformedReply, Status: x.status, Message: errBodyTooLarge.Error(), Sent: true}
-	case x.status != 0 && x.bodyErr == nil:
-		return x.malformed("the reply is not the JSON of this protocol")
-	}
-	e := &Error{Kind: KindUnavailable, Status: x.status, Message: oneLine(transportReason(sdkErr), key), Sent: x.left}
-	var timeout interface{ Timeout() bool }
-	if errors.As(sdkErr, &timeout) && timeout.Timeout() {
-		e.Kind = KindTimeout
-	}
-	return e
-}
-
-// malformed is the error of a 2xx that cannot be read.
-func (x *exchange) malformed(message string) *Error {
-	return &Error{Kind: KindMalformedReply, Status: x.status, Message: message, Sent: true}
 }
 
 // transportReason leaves out the URL that net/http puts before its reason.

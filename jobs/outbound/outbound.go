@@ -69,11 +69,13 @@ type Config struct {
 
 // A Door is the way out. It is safe for concurrent use.
 type Door struct {
+	dialer           *net.Dialer // to what the operator configured
 	operator         http.RoundTripper
 	operatorBytesMax int64
 	overTLS          *wire // to the world, and to loopback where Config allows it
 	plain            *wire // to loopback only
 	public, loopback guard
+	rootCAs          *x509.CertPool
 	allowLoopback    bool
 	tracer           trace.Tracer
 }
@@ -91,6 +93,8 @@ func New(c Config) *Door {
 	tracer := c.TracerProvider.Tracer("sluice/jobs/outbound")
 	d := &Door{
 		allowLoopback:    c.AllowLoopback,
+		dialer:           &net.Dialer{Resolver: c.Resolver, Timeout: connectTimeout},
+		rootCAs:          c.RootCAs,
 		loopback:         guard{loopback: c.AllowLoopback},
 		operator:         operatorTransport(c),
 		operatorBytesMax: cmp.Or(c.OperatorBytesMax, operatorBytesMax),

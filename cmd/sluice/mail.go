@@ -1,0 +1,17 @@
+package main
+
+import (
+	"errors"
+	"time"
+
+	"sluice/jobs"
+	"sluice/jobs/outbound"
+)
+
+// mailerOf is the way of alerts into mail; nil where no server is configured.
+func mailerOf(c Config, door *outbound.Door) (*jobs.Mailer, error) {
+	if !c.SMTPURL.Empty() && c.SMTPFrom == "" {
+		return nil, errors.New("--smtp-from (SLUICE_SMTP_FROM): is missing; it is needed with SLUICE_SMTP_URL")
+	}
+	return jobs.NewMailer(jobs.MailConfig{URL: c.SMTPURL, From: c.SMTPFrom, Door: door, Now: time.Now})
+}

@@ -1,0 +1,123 @@
+package db
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// ActionHeld is an action that a worker holds, with what its work needs.
+type ActionHeld struct {
+	Action
+	Run        Run
+	ReceivedAt time.Time // of its event
+}
+
+// actionsClaimSQL commits in_flight before anything is sent, and only while the runs still want their effects.
+const actionsClaimSQL = `
+with claimed as (
+    update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1, lease_until = now() + @lease::interval, updated_at = now()
+    where a.tenant_id = @tenant_id and a.id = any(@ids) and a.ended_at is null
+      and (a.lease_until is null or a.lease_until < now()) and (a.until is null or a.until <= now())
+      and exists (select from sluice.runs r where r.tenant_id = @tenant_id and r.id = a.run_id and r.status = 'acting')
+      and exists (select from sluice.tenants t where t.tenant_id = @tenant_id and t.status = 'active')
+    returning ` + actionColumns + `),
+tried as (
+    insert into sluice.action_attempts (tenant_id, action_id, attempt) select tenant_id, id, attempt from claimed on conflict do nothing)
+select * from claimed`
+
+const runsOfSQL = `select ` + runColumns + ` from sluice.runs r where r.tenant_id = @tenant_id and r.id = any(@ids)`
+
+// eventTime is when an event came.
+type eventTime struct {
+	ID         uuid.UUID
+	ReceivedAt time.Time
+}
+
+const eventTimesSQL = `select e.id, e.received_at from sluice.events e where e.tenant_id = @tenant_id and e.id = any(@ids)`
+
+// ActionsClaim takes those of the actions that may be taken, marks them as in flight, and reads what their work needs. What is missing in the answer is
+// not due, or another worker has it, or it has ended.
+func (tx TenantTx) ActionsClaim(ctx context.Context, ids []uuid.UUID, lease time.Duration) ([]ActionHeld, error) {
+	claimed, err := many[Action](ctx, tx.tx, actionsClaimSQL, tx.with(args{"ids": ids, "lease": lease}))
+	if err != nil || len(claimed) == 0 {
+		return nil, err
+	}
+	runIDs := make([]uuid.UUID, len(claimed))
+	for i, a := range claimed {
+		runIDs[i] = a.RunID
+	}
+	runs, err := many[Run](ctx, tx.tx, runsOfSQL, tx.with(args{"ids": runIDs}))
+	if err != nil {
+		return nil, err
+	}
+	byID, events := map[uuid.UUID]Run{}, make([]uuid.UUID, len(runs))
+	for i, r := range runs {
+		byID[r.ID], events[i] = r, r.EventID
+	}
+	times, err := many[eventTime](ctx, tx.tx, eventTimesSQL, tx.with(args{"ids": events}))
+	if err != nil {
+		return nil, err
+	}
+	came := map[uuid.UUID]time.Time{}
+	for _, e := range times {
+		came[e.ID] = e.ReceivedAt
+	}
+	out := make([]ActionHeld, len(claimed))
+	for i, a := range claimed {
+		run := byID[a.RunID]
+		out[i] = ActionHeld{Action: a, Run: run, ReceivedAt: came[run.EventID]}
+	}
+	return out, nil
+}
+
+// Confirmation is an effect that its target took.
+type Confirmation struct {
+	Action  Action
+	Status  int // the target's
+	Receipt json.RawMessage
+}
+
+// actionsConfirmSQL ends the action, its try and its run in one statement.
+const actionsConfirmSQL = `
+with given as materialized (
+    select * from unnest(@ids::uuid[], @epochs::bigint[], @runs::uuid[], @attempts::int[], @statuses::int[], @receipts::text[])
+        as g (id, epoch, run_id, attempt, status, receipt)),
+confirmed as (
+    update sluice.actions a set state = 'confirmed', reason = '', detail = '', until = null, lease_until = null, receipt = g.receipt::jsonb,
+        ended_at = now(), updated_at = now()
+    from given g where a.tenant_id = @tenant_id and a.id = g.id and a.epoch = g.epoch and a.ended_at is null
+    returning a.id),
+tried as (
+    update sluice.action_attempts t set ended_at = clock_timestamp(), status = g.status, reason = '', detail = ''
+    from given g where t.tenant_id = @tenant_id and t.action_id = g.id and t.attempt = g.attempt),
+acted as (
+    update sluice.runs r set status = 'done', reason = '', detail = '', until = null, finished_at = now(), updated_at = now()
+    from given g where r.tenant_id = @tenant_id and r.id = g.run_id and r.status = 'acting'
+    returning r.id)
+select (select count(*) from confirmed)::int as confirmed, (select count(*) from acted)::int as acted`
+
+type confirmed struct{ Confirmed, Acted int }
+
+// ActionsConfirm keeps that the targets took effects, and ends their runs. ErrStale: one of the actions is no longer its worker's, or one of the runs
+// was cancelled meanwhile.
+func (tx TenantTx) ActionsConfirm(ctx context.Context, all []Confirmation) error {
+	var ids, runs pgtype.FlatArray[pgtype.UUID]
+	var epochs []int64
+	var attempts, statuses []int32
+	var receipts []*string
+	for _, c := range all {
+		ids, runs, epochs = append(ids, bits(c.Action.ID)), append(runs, bits(c.Action.RunID)), append(epochs, c.Action.Epoch)
+		attempts, statuses, receipts = append(attempts, int32(c.Action.Attempt)), append(statuses, int32(c.Status)), append(receipts, textOrNull(c.Receipt))
+	}
+	row, err := one[confirmed](ctx, tx.tx, actionsConfirmSQL, tx.with(args{
+		"ids": ids, "runs": runs, "epochs": epochs, "attempts": attempts, "statuses": statuses, "receipts": receipts,
+	}))
+	if err == nil && (row.Confirmed != len(all) || row.Acted != len(all)) {
+		return ErrStale
+	}
+	return err
+}
