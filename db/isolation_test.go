@@ -213,6 +213,15 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 	_, err := b.Owner.Exec(ctx, `insert into sluice.rates (tenant_id, subject, measure, day, level, hours)
 		values ($1, $1, 'events', '2026-01-01', 'tenant', array_fill(1, array[24]))`, p.tenant)
 	require.NoError(tb, err)
+	for _, statement := range []string{
+		`insert into sluice.usage_rolled (tenant_id) values ($1)`, `insert into sluice.usage_late (tenant_id, at) values ($1, 'epoch')`,
+		`insert into sluice.usage_rollups (tenant_id, at, endpoint_id, automation_id, provider, model_asked, model_served, kind, entries, input_uncached,
+			input_cache_read, input_cache_write_5m, input_cache_write_1h, output_visible, output_reasoning, amount_pico)
+			values ($1, 'epoch', $1, $1, 'x', 'x', 'x', 'charge', 1, 1, 1, 1, 1, 1, 1, 1)`,
+	} {
+		_, err := b.Owner.Exec(ctx, statement, p.tenant)
+		require.NoError(tb, err)
+	}
 	return p
 }
 

@@ -117,7 +117,8 @@ order by r.id limit @limit`
 // checkBudgetSQL takes the windows as the budget has them: one that is over stands until the next call, and its sums stand with it.
 const checkBudgetSQL = `
 with used as (
-    select b.*, (select coalesce(sum(e.amount_pico), 0) from sluice.ledger_entries e where e.tenant_id = @tenant_id and e.at >= b.month_from) as month_sum,
+    select b.tenant_id, b.day_from, b.day_tokens, b.day_pico, b.month_from, b.month_pico, b.reserved_tokens, b.reserved_pico,
+        (select coalesce(sum(e.amount_pico), 0) from sluice.ledger_entries e where e.tenant_id = @tenant_id and e.at >= b.month_from) as month_sum,
         d.pico as day_sum, d.tokens as day_sum_tokens, o.pico as open_sum, o.tokens as open_sum_tokens
     from sluice.budgets b,
         lateral (select coalesce(sum(e.amount_pico), 0) as pico, coalesce(sum(input_uncached + input_cache_read + input_cache_write_5m + input_cache_write_1h

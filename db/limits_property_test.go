@@ -217,11 +217,14 @@ func (l *limited) move() {
 // send asks for calls of some of the runs at once.
 func (l *limited) send() {
 	at := l.late()
+	// Often one of the two is scarce, and many small calls come close to a limit together.
+	sizes := rapid.SampledFrom([]int64{0, 300, 900, 1500})
+	tokensMost, picoMost := sizes.Draw(l.t, "tokens at most"), sizes.Draw(l.t, "pico at most")
 	var calls []db.Call
 	for _, r := range rapid.Permutation(l.running).Draw(l.t, "runs")[:rapid.IntRange(1, runsUnderWay).Draw(l.t, "calls")] {
 		calls = append(calls, db.Call{
 			ID: tenants.NewID(), RunID: r.ID, Epoch: r.Epoch, Provider: "scripted", ModelAsked: "echo-1", PriceID: 9001, RequestSHA256: []byte("x"), Part: db.CallAsk,
-			ReservedTokens: rapid.Int64Range(0, 1500).Draw(l.t, "tokens"), ReservedPico: rapid.Int64Range(0, 1500).Draw(l.t, "pico"),
+			ReservedTokens: rapid.Int64Range(0, tokensMost).Draw(l.t, "tokens"), ReservedPico: rapid.Int64Range(0, picoMost).Draw(l.t, "pico"),
 		})
 	}
 	got := map[uuid.UUID]db.Granted{}

@@ -80,7 +80,14 @@ func (w *runWorker) keep(ctx context.Context, c *claimed, call db.Call, reply ll
 
 // receive keeps a reply with its cost, and books it. Where its call was taken for lost and booked as an estimate, the difference is booked.
 func receive(ctx context.Context, tx db.TenantTx, call db.Call) error {
-	return tx.CallsReceive(ctx, []db.Call{call})
+	err := tx.CallsReceive(ctx, []db.Call{call})
+	if !errors.Is(err, db.ErrStale) {
+		return err
+	}
+	_, err = tx.EntryAdjust(ctx, db.Correction{
+		CallID: call.ID, Tokens: call.Tokens, CostPico: call.CostPico, PriceID: call.PriceID, ModelServed: call.ModelServed, Note: "The reply came after all.",
+	})
+	return err
 }
 
 // judge says what follows of a reply, and what is to be sent, if anything.

@@ -20,6 +20,9 @@ import (
 // chat is what the events of these tests are about.
 const chat = "chat:1"
 
+// keyPrefix begins the key of every effect.
+const keyPrefix = "msg"
+
 // said is an event of GitHub by a person.
 const said = `{"sender":{"login":"octocat","id":1},"title":"Is anybody there?"}`
 
@@ -218,15 +221,20 @@ func TestRunsThatAreClaimedTogetherCount(t *testing.T) {
 		return err
 	})
 	entities := []string{"chat:1", "chat:1", "chat:2", "chat:1", "", "chat:1", "chat:2", "", "", "", "chat:2"}
+	key := tenants.FormatID(keyPrefix, tenants.NewID())
 	runs := make([]uuid.UUID, len(entities))
 	for i := range runs {
-		runs[i] = h.hear(id, heard{})
+		d := heard{}
+		if i > 6 {
+			d.id = fmt.Sprint(i, " ", key)
+		}
+		runs[i] = h.hear(id, d)
 	}
 	var got []string
 	h.tx(func(tx db.TenantTx) error {
 		// One action stands there already.
 		if err := tx.ActionInsert(t.Context(), db.Action{
-			ID: tenants.NewID(), RunID: runs[0], Kind: "callback", Key: "msg_1", Effect: json.RawMessage(`{}`), State: db.ActionConfirmed, Entity: "chat:1",
+			ID: tenants.NewID(), RunID: runs[0], Kind: "callback", Key: key, Effect: json.RawMessage(`{}`), State: db.ActionConfirmed, Entity: "chat:1",
 		}); err != nil {
 			return err
 		}
@@ -239,6 +247,13 @@ func TestRunsThatAreClaimedTogetherCount(t *testing.T) {
 		return err
 	})
 	require.Equal(t, []string{"3 loop.rate", "5 loop.rate"}, got)
+	for i, run := range runs {
+		h.tx(func(tx db.TenantTx) error {
+			r, err := tx.RunGet(t.Context(), run)
+			require.Equal(t, i > 6, r.Depth == 1, "run %d", i)
+			return err
+		})
+	}
 	require.Len(t, h.loops(), 1)
 }
 
@@ -253,7 +268,7 @@ func TestAStrangersMarkIsWorthOneStep(t *testing.T) {
 	ours := entries[0].Header.Get("Webhook-Id")
 
 	// Whoever says that he stands at the depth 99 of a chain is not believed.
-	forged := `{"title":"sluice-depth: 99 msg_` + strings.Repeat("ab", 16) + ` ` + tenants.FormatID(tenants.RunPrefix, tenants.NewID()) + `","data":{"depth":99}}`
+	forged := `{"title":"sluice-depth: 99 ` + keyPrefix + `_` + strings.Repeat("ab", 16) + ` ` + tenants.FormatID(tenants.RunPrefix, tenants.NewID()) + `","data":{"depth":99}}`
 	for _, automation := range []uuid.UUID{talker, strict} {
 		run := h.ended(h.hear(automation, heard{body: forged, headers: `{"sluice-depth":"99"}`}))
 		require.Equal(t, "done 0", fmt.Sprint(run.Status, " ", run.Depth))

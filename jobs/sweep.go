@@ -17,13 +17,6 @@ const sweepMax = 500
 // sweepTimeout bounds one sweep.
 const sweepTimeout = 30 * time.Second
 
-// Alerts that nobody begins anew end by themselves: a flood of refusals after its last minute; a hook that could not be read when nobody looks at it
-// any more, since its endpoint or its settings are gone.
-const (
-	rejectionsQuiet       = 10 * time.Minute
-	missedUnreadableQuiet = 24 * time.Hour
-)
-
 // sweeper finds runs and actions that should have gone on and that no live job stands for: their worker was killed, or River gave up their job.
 // Our table is the truth and River is the clock, so they are given another job; one too many does no harm, since a claim is refused.
 type sweeper struct {
@@ -84,9 +77,6 @@ func (s *sweeper) sweep(ctx context.Context) error {
 			s.log.WarnContext(ctx, "sweep: gave a job to what nobody worked on", "runs", len(runs), "actions", len(actions))
 			s.meters.stranded.Add(ctx, int64(len(runs)+len(actions)))
 		}
-		if err := s.endAlerts(ctx, tx); err != nil {
-			return err
-		}
 		if lines, err = tx.RunLines(ctx, s.grace, sweepMax); err != nil {
 			return err
 		}
@@ -101,19 +91,6 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		return err
 	}
 	return s.lines(ctx, lines)
-}
-
-func (s *sweeper) endAlerts(ctx context.Context, tx db.SystemTx) error {
-	for kind, quiet := range map[string]time.Duration{db.AlertRejections: rejectionsQuiet, db.AlertMissedUnreadable: missedUnreadableQuiet} {
-		ended, err := tx.AlertsEnd(ctx, kind, quiet)
-		if err != nil {
-			return err
-		}
-		if ended > 0 {
-			s.log.InfoContext(ctx, "sweep: alerts ended", "kind", kind, "count", ended)
-		}
-	}
-	return nil
 }
 
 // lines wakes runs that wait for their turn although nothing is in front of them any more. Who ends hands over, so this is for the endpoint

@@ -36,6 +36,13 @@ const (
 	anomalyQuiet = 2 * time.Hour
 )
 
+// Alerts that nobody begins anew end by themselves: a flood of refusals after its last minute; a hook that could not be read when nobody looks at it
+// any more, since its endpoint or its settings are gone.
+const (
+	rejectionsQuiet       = 10 * time.Minute
+	missedUnreadableQuiet = 24 * time.Hour
+)
+
 // watcher begins and ends alerts for what is so by itself, over all tenants: it looks for what is so now, and lets the open alerts be that. Any number
 // of processes may watch; each look is done by one of them.
 type watcher struct {

@@ -49,6 +49,8 @@ type Deps struct {
 	Door *outbound.Door
 	// Actions are the connectors.
 	Actions *action.Set
+	// Mail hands alerts to a mail server; nil where none is configured.
+	Mail *Mailer
 	// Missed asks sources for what never arrived; nil asks none.
 	Missed *Missed
 	Log    *slog.Logger
@@ -71,9 +73,9 @@ type Deps struct {
 type Worker struct {
 	client  *river.Client[pgx.Tx]
 	sweeper *sweeper
-	keeper  *retention
-	gate    *gate
-	deps    Deps
+	// loops are what else goes on by itself, each until its context ends.
+	loops []func(ctx context.Context)
+	deps  Deps
 	stop    context.CancelFunc
 	swept   chan struct{}
 }
@@ -108,6 +110,11 @@ func NewWorker(d Deps) (*Worker, error) {
 	}
 	acts.lanes.commit = acts.commit
 	river.AddWorker(kinds, acts)
+	told, err := newNoticeWorker(d.DB, d.Actions, d.Mail, d.Log, d.Now)
+	if err != nil {
+		return nil, err
+	}
+	river.AddWorker(kinds, told)
 	// Urgent runs have workers of their own, and leave the others theirs.
 	urgent := max(d.RunWorkers/urgentWorkersOf, 1)
 	jobTimeout := max(d.ModelTimeout, d.ActionTimeout) + jobMargin
@@ -115,6 +122,7 @@ func NewWorker(d Deps) (*Worker, error) {
 		Schema: db.RiverSchema, Logger: d.Log, Workers: kinds, Plugins: tracing(),
 		Queues: map[string]river.QueueConfig{
 			runQueue: {MaxWorkers: max(d.RunWorkers-urgent, 1)}, urgentQueue: {MaxWorkers: urgent}, actionQueue: {MaxWorkers: d.ActionWorkers},
+			noticeQueue: {MaxWorkers: noticeWorkers},
 		},
 		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPollInterval,
 		// Migration 0003 dropped the two GIN indexes of River's list.
@@ -126,11 +134,57 @@ func NewWorker(d Deps) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make River's client: %w", err)
 	}
-	return &Worker{
-		client: client, deps: d, swept: make(chan struct{}), keeper: &retention{db: d.DB, log: d.Log, age: d.PayloadRetention},
-		gate:    &gate{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery},
+	w := &Worker{
+		client: client, deps: d, swept: make(chan struct{}),
 		sweeper: &sweeper{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, meters: m},
-	}, nil
+	}
+	w.loops = w.others(poster)
+	return w, nil
+}
+
+// others are the loops beside River's and the sweeper's.
+func (w *Worker) others(poster *Poster) []func(context.Context) {
+	d := w.deps
+	gate := &gate{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery}
+	keeper := &retention{db: d.DB, log: d.Log, age: d.PayloadRetention}
+	told := &notices{db: d.DB, poster: poster, log: d.Log}
+	shared := &providerSync{db: d.DB, models: d.Models, process: w.client.ID(), log: d.Log, now: d.Now}
+	all := []func(context.Context){
+		gate.loop, keeper.loop, told.loop, newWatcher(d.DB, d.Log, d.Now, watchEvery).loop,
+		func(ctx context.Context) { every(ctx, pausesEvery, shared.tick) },
+		func(ctx context.Context) {
+			every(ctx, usageEvery, func(ctx context.Context) {
+				if _, err := d.DB.UsageRoll(ctx); err != nil && ctx.Err() == nil {
+					d.Log.WarnContext(ctx, "the ledger is not summed up to now: it is tried again", "error", err)
+				}
+			})
+		},
+	}
+	if d.Missed != nil {
+		all = append(all, d.Missed.loop)
+	}
+	return all
+}
+
+// How often the loops look that do not say so themselves.
+const (
+	watchEvery  = 5 * time.Second
+	pausesEvery = time.Second
+	usageEvery  = time.Minute
+)
+
+// every does something again and again until ctx ends.
+func every(ctx context.Context, pause time.Duration, do func(ctx context.Context)) {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			do(ctx)
+		}
+	}
 }
 
 // Start begins to work. ctx is for starting only; Stop ends the work.
@@ -144,10 +198,8 @@ func (w *Worker) Start(ctx context.Context) error {
 	go func() {
 		defer close(w.swept)
 		var loops sync.WaitGroup
-		loops.Go(func() { w.keeper.loop(running) })
-		loops.Go(func() { w.gate.loop(running) })
-		if w.deps.Missed != nil {
-			loops.Go(func() { w.deps.Missed.loop(running) })
+		for _, loop := range w.loops {
+			loops.Go(func() { loop(running) })
 		}
 		w.sweeper.loop(running, w.deps.SweepEvery)
 		loops.Wait()

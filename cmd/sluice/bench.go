@@ -27,6 +27,9 @@ import (
 type benchCommand struct {
 	Intake benchIntake `cmd:"" help:"Acks per second at 1, 16, 64 and 256 connections, beside bare commits and a transaction for each request; duplicates; row security; a full table."`
 	Work   benchWork   `cmd:"" help:"Runs per second against a model that answers at once, beside bare River jobs that do nothing."`
+
+	Fairness benchFairness `cmd:"" help:"How long the events of quiet tenants wait while another floods, beside no flood and beside first come, first served."`
+	Budget   benchBudget   `cmd:"" help:"Runs at once against a budget for few, with workers that are killed: what was spent and reserved at every commit, and the ledger beside the provider's journal."`
 }
 
 // benchBody is about what a webhook weighs.

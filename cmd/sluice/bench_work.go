@@ -201,32 +201,49 @@ func (b benchWork) worker(ctx context.Context, h *benchHouse, database *db.DB, p
 // benchRetention outlasts every bench.
 const benchRetention = 30 * 24 * time.Hour
 
-// plant keeps events with a run and a job each, as the intake does, many to a transaction.
+// guest is a tenant of the bench, with an endpoint and an automation.
+type guest struct{ tenant, endpoint, automation uuid.UUID }
+
+// plant keeps events of a tenant with a run and a job each, as the intake does, many to a transaction.
 func (h *benchHouse) plant(ctx context.Context, d *db.DB, automation uuid.UUID, n int) error {
+	return plantFor(ctx, d, guest{h.tenant, h.endpoint, automation}, n, false)
+}
+
+// plantBatch is how many events one commit of a flood holds.
+const plantBatch = 200
+
+// plantFor keeps events of g. fifo gives every job the first place, as if nobody had a share: first come, first served.
+func plantFor(ctx context.Context, d *db.DB, g guest, n int, fifo bool) error {
 	poster, err := jobs.NewPoster(quiet())
 	if err != nil {
 		return err
 	}
-	const batch = 200
-	for begin := 0; begin < n; begin += batch {
+	for begin := 0; begin < n; begin += plantBatch {
 		err := d.Door(ctx, func(tx db.DoorTx) error {
 			var deliveries []*db.Delivery
-			var posted []jobs.RunArgs
-			for range min(batch, n-begin) {
-				id, run := tenants.NewID(), tenants.NewID()
+			for range min(plantBatch, n-begin) {
+				id := tenants.NewID()
 				deliveries = append(deliveries, &db.Delivery{
-					TenantID: h.tenant, EndpointID: h.endpoint, Source: "standard", Headers: json.RawMessage(`{}`), Body: payload(id.String()), BodySHA256: id[:],
+					TenantID: g.tenant, EndpointID: g.endpoint, Source: "standard", Headers: json.RawMessage(`{}`), Body: payload(id.String()), BodySHA256: id[:],
 					Events: []db.EventNew{{
 						ID: id, SourceEventID: id.String(), Type: "contact.created", Verdicts: json.RawMessage(`[]`),
 						Runs: []db.RunNew{{
-							ID: run, AutomationID: automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone,
+							ID: tenants.NewID(), AutomationID: g.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone,
 						}},
 					}},
 				})
-				posted = append(posted, jobs.RunArgs{TenantID: h.tenant, RunID: run})
 			}
-			if _, err := tx.Admit(ctx, deliveries); err != nil {
+			admitted, err := tx.Admit(ctx, deliveries)
+			if err != nil {
 				return err
+			}
+			var posted []jobs.RunArgs
+			for i, delivery := range deliveries {
+				job := jobs.RunArgs{TenantID: g.tenant, RunID: delivery.Events[0].Runs[0].ID}
+				if !fifo {
+					job.Lag = admitted[i][0].Places[0].Lag
+				}
+				posted = append(posted, job)
 			}
 			return poster.PostRuns(ctx, tx.Pgx(), posted)
 		})

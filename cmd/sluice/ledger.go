@@ -193,7 +193,7 @@ func (l ledgerReconcile) Run(ctx context.Context, c *Config, std streams) error 
 			outcome = "to adjust"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", outcome, tenant, tenants.FormatID(tenants.CallPrefix, r.CallID), r.State,
-			spent(r.Booked, r.BookedPico), spent(r.Billed, r.BilledPico))
+			booking(r.Booked, r.BookedPico), booking(r.Billed, r.BilledPico))
 	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("write the table: %w", err)
@@ -213,7 +213,7 @@ func exportNote(name string) string {
 	return "reconciled with " + strings.ToValidUTF8(name[:min(len(name), exportNameMax)], "")
 }
 
-func spent(t db.Tokens, pico int64) string {
+func booking(t db.Tokens, pico int64) string {
 	return fmt.Sprintf("%d/%d/%d/%d/%d/%d tokens, %d pico", t.InputUncached, t.InputCacheRead, t.InputCacheWrite5m, t.InputCacheWrite1h, t.OutputVisible, t.OutputReasoning, pico)
 }
 

@@ -117,9 +117,9 @@ func TestLedgerReconcile(t *testing.T) {
 	differs := h.call(db.CallReceived, 8, 4)
 	failed := h.call(db.CallFailed, 0, 0)
 	underWay := h.call(db.CallSent, 0, 0)
+	stranger := tenants.FormatID(tenants.CallPrefix, tenants.NewID())
 	last := h.call(db.CallReceived, 1, 1)
 	h.call(db.CallReceived, 1, 1) // after the last that the export names: it may not have been written yet
-	stranger := tenants.FormatID(tenants.CallPrefix, tenants.NewID())
 
 	file := filepath.Join(t.TempDir(), "journal.jsonl")
 	var lines []string

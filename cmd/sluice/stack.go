@@ -204,7 +204,7 @@ func providersOf(c Config) []string {
 }
 
 // modelsOf makes the client that asks them.
-func modelsOf(c Config, door *outbound.Door) *llm.Client {
+func modelsOf(c Config, door *outbound.Door, onPause func(provider, owner string, until time.Time)) *llm.Client {
 	provider := func(baseURL string) llm.ProviderConfig {
 		return llm.ProviderConfig{HTTP: door.Operator(c.ModelTimeout + modelMargin), BaseURL: baseURL, Now: time.Now}
 	}
@@ -212,7 +212,13 @@ func modelsOf(c Config, door *outbound.Door) *llm.Client {
 	if c.ScriptedURL != "" {
 		all = append(all, llm.NewScripted(provider(c.ScriptedURL)))
 	}
-	return llm.New(llm.Config{Providers: all, Timeout: c.ModelTimeout, Now: time.Now})
+	bulkhead := c.Bulkhead
+	if bulkhead == 0 {
+		bulkhead = max(c.RunWorkers/2, 1) //nolint:mnd // a slow model leaves the other half to others
+	}
+	return llm.New(llm.Config{
+		Providers: all, Timeout: c.ModelTimeout, FirstToken: c.FirstToken, Idle: c.IdleTimeout, Bulkhead: bulkhead, OnPause: onPause, Now: time.Now,
+	})
 }
 
 // startTelemetry begins to tell what the process does.

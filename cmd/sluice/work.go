@@ -70,8 +70,12 @@ func startWork(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *wor
 	if err != nil {
 		return nil, err
 	}
+	mail, err := mailerOf(c, base.door)
+	if err != nil {
+		return nil, err
+	}
 	worker, err := jobs.NewWorker(jobs.Deps{
-		DB: base.db, River: river, Models: modelsOf(c, base.door), ProviderKeys: keys, Door: base.door, Actions: base.actions, Missed: missed, Log: log, Now: time.Now,
+		DB: base.db, River: river, Models: modelsOf(c, base.door, jobs.PauseTeller(base.db, log)), ProviderKeys: keys, Mail: mail, Door: base.door, Actions: base.actions, Missed: missed, Log: log, Now: time.Now,
 		Lease: c.Lease, SweepEvery: c.SweepEvery, PayloadRetention: c.PayloadRetention, ModelTimeout: c.ModelTimeout, ActionTimeout: c.ActionTimeout,
 		RunWorkers: c.RunWorkers, ActionWorkers: c.ActionWorkers, ShutdownTimeout: c.ShutdownTimeout,
 	})
