@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,10 +135,12 @@ func TestLateEntriesAreSummed(t *testing.T) {
 			})
 		}()
 		require.NoError(t, <-written)
-		return func() {
+		commit = sync.OnceFunc(func() {
 			close(end)
 			require.NoError(t, <-ended)
-		}
+		})
+		t.Cleanup(commit) // or a test that fails waits for it
+		return commit
 	}
 	k.worker(func(ctx context.Context, tx db.TenantTx) error { return k.entryAt(ctx, tx, at, "charge", "a", 1, 1) })
 

@@ -279,6 +279,7 @@ func TestBaseline_Thresholds(t *testing.T) {
 		{name: "a day of much", hours: full(24, flat(1000)), usual: 1000, threshold: 4000},
 		{name: "a working day: its busy hours", hours: full(24, func(i int) int64 { return int64(i / 16 * 500) }), usual: 500, threshold: 2000},
 		{name: "a week, then nothing", hours: full(8*24, func(i int) int64 { return int64(1000 * (1 - i/168)) }), usual: 1000, threshold: 4000},
+		{name: "a day of work a week, for the second time", hours: full(240, func(i int) int64 { return int64(500 * (1 - min(1, max(i/24-3, 3-i/24)))) }), usual: 500, threshold: 2000},
 		{name: "five weeks of a wild past", hours: full(840, func(i int) int64 { return int64(100 + 1000*(i/24%2)) }), usual: 600, threshold: 600 + 6*1.4826*500},
 		{name: "a level that is new since a day", hours: full(840, func(i int) int64 { return int64(1000 + 5000*(i/816)) }), usual: 5950, threshold: 4 * 5950.5},
 		{name: "a level that is new since eleven hours", hours: full(840, func(i int) int64 { return int64(1000 + 5000*(i/829)) }), usual: 1000, threshold: 4000},

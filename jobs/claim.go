@@ -220,16 +220,6 @@ func (w *runWorker) claimAlone(ctx context.Context, args RunArgs) (*claimed, err
 	return w.begin(ctx, &c, fault)
 }
 
-// park lets a run wait, since its tenant has as many of this process's workers as it may; whoever ends first wakes it.
-func (w *runWorker) park(ctx context.Context, args RunArgs) error {
-	return w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
-		if _, err := tx.RunsPark(ctx, []uuid.UUID{args.RunID}); err != nil {
-			return fmt.Errorf("park run %s: %w", args.RunID, err)
-		}
-		return nil
-	})
-}
-
 // unpark wakes as many parked runs as places are free now, in the caller's transaction.
 func (p *Poster) unpark(ctx context.Context, tx db.TenantTx, places int) error {
 	woken, err := tx.RunsUnpark(ctx, places)

@@ -10,9 +10,10 @@ import (
 	"sluice/db"
 )
 
-// wish is what one run wants of its tenant's next commit: one of the three.
+// wish is what one run wants of its tenant's next commit: one of the four.
 type wish struct {
 	claim uuid.UUID
+	park  uuid.UUID
 	send  *db.Call
 	end   *ending
 }
@@ -28,10 +29,12 @@ type granted struct {
 func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wish) ([]granted, error) {
 	out := make([]granted, len(wishes))
 	var ends []ending
-	var claims []uuid.UUID
+	var claims, parks []uuid.UUID
 	var sends []db.Call
 	for _, one := range wishes {
 		switch {
+		case one.park != uuid.Nil:
+			parks = append(parks, one.park)
 		case one.end != nil:
 			ends = append(ends, *one.end)
 		case one.send != nil:
@@ -50,6 +53,11 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 		if claimed, err = w.claimTogether(ctx, tx, claims); err != nil {
 			return err
 		}
+		if len(parks) > 0 {
+			if _, err := tx.RunsPark(ctx, parks); err != nil {
+				return fmt.Errorf("park %d runs: %w", len(parks), err)
+			}
+		}
 		if err := tx.CallsReceive(ctx, replies); err != nil {
 			return fmt.Errorf("keep %d replies: %w", len(replies), err)
 		}
@@ -66,7 +74,7 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 	}
 	for i, one := range wishes {
 		switch {
-		case one.end != nil:
+		case one.end != nil, one.park != uuid.Nil:
 		case one.send != nil:
 			// One that is missing is no longer its worker's.
 			if at := slices.IndexFunc(sent, func(g db.Granted) bool { return g.ID == one.send.ID }); at >= 0 {

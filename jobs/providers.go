@@ -61,11 +61,6 @@ func (s *providerSync) sync(ctx context.Context) error {
 	return nil
 }
 
-// withdraw takes back what this process has published: it ends.
-func (s *providerSync) withdraw(ctx context.Context) error {
-	return s.db.System(ctx, func(tx db.SystemTx) error { return tx.ProviderStatesPut(ctx, s.process, nil) })
-}
-
 func providerStates(states []llm.State) []db.ProviderState {
 	out := make([]db.ProviderState, len(states))
 	for i, s := range states {

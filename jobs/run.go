@@ -52,7 +52,9 @@ func (w *runWorker) Work(ctx context.Context, job *river.Job[RunArgs]) error {
 		if ctx.Err() != nil {
 			return ctx.Err() // River gives the job to another
 		}
-		return forRiver(w.park(ctx, job.Args))
+		// Whoever of its tenant ends first wakes it.
+		_, err := w.lanes.write(ctx, tenantID, wish{park: job.Args.RunID})
+		return forRiver(err)
 	}
 	defer w.slots.give(tenantID)
 	c, err := w.claim(ctx, job.Args)

@@ -10,7 +10,7 @@ import (
 
 // slotPatience is how long a run waits for one of its tenant's slots before it is parked: with a quick model one is free by then, and with a slow one
 // a worker must not be kept from others' runs for longer.
-const slotPatience = 500 * time.Millisecond
+const slotPatience = 2 * time.Second
 
 // slots bound how many of a process's workers one tenant may have at once, so that a slow model of one leaves workers to the others.
 type slots struct {

@@ -76,8 +76,8 @@ type Worker struct {
 	// loops are what else goes on by itself, each until its context ends.
 	loops []func(ctx context.Context)
 	deps  Deps
-	stop    context.CancelFunc
-	swept   chan struct{}
+	stop  context.CancelFunc
+	swept chan struct{}
 }
 
 // NewWorker makes a Worker that does not work yet.
