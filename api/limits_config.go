@@ -19,11 +19,11 @@ type LimitsConfig struct {
 	CostPerDayUSD   MoneyBounds `json:"cost_per_day_usd" required:"false"`
 	CostPerMonthUSD MoneyBounds `json:"cost_per_month_usd" required:"false"`
 
-	RunsPerSecond  *float64 `json:"runs_per_second" required:"false" minimum:"0.001" maximum:"100000" doc:"how many runs may begin in a second; null is no limit"`
-	Burst          int      `json:"burst" required:"false" minimum:"1" maximum:"100000" default:"10" doc:"how many may begin at once after a quiet time, where there is such a pace"`
+	RunsPerSecond  *float64 `json:"runs_per_second" required:"false" minimum:"0.001" maximum:"100000" doc:"how many may begin in a second; null is no limit"`
+	Burst          int      `json:"burst" required:"false" minimum:"1" maximum:"100000" default:"10" doc:"how many may begin at once after a quiet time"`
 	ConcurrentRuns *int     `json:"concurrent_runs" required:"false" minimum:"1" maximum:"100000" doc:"how many runs may be worked on at once; null is no limit"`
-	Share          float64  `json:"share" required:"false" minimum:"0.001" maximum:"100000" default:"50" doc:"at how many runs a second the tenant is still at the front of the queue in a flood; it caps nothing"`
-	StoredPerHour  int64    `json:"stored_per_hour" required:"false" minimum:"1" maximum:"1000000000000" default:"1000000" doc:"the ceiling that protects the store: what comes beyond it in an hour is refused with 429"`
+	Share          float64  `json:"share" required:"false" minimum:"0.001" maximum:"100000" default:"50" doc:"runs a second at which it is still at the front of the queue; no cap"`
+	StoredPerHour  int64    `json:"stored_per_hour" required:"false" minimum:"1" maximum:"1000000000000" default:"1000000" doc:"events that are kept in an hour; what comes then gets 429"`
 }
 
 // CountBounds are a limit of a number.

@@ -164,10 +164,14 @@ cross join lateral (
 cross join lateral (
     select count(*) as runs from sluice.runs r where r.tenant_id = @tenant_id and r.status = 'running' and r.lease_until > now()) running
 cross join lateral (values
-    (1, 'events_per_hour', l.events_per_hour_soft, l.events_per_hour_hard, m.events_per_hour, u.hour_events, 0, u.hour_from, u.hour_until, held.events),
-    (2, 'tokens_per_day', l.tokens_per_day_soft, l.tokens_per_day_hard, m.tokens_per_day, u.day_tokens, b.reserved_tokens, u.day_from, u.day_until, held.tokens),
-    (3, 'cost_per_day_usd', l.cost_per_day_soft, l.cost_per_day_hard, m.cost_per_day, u.day_pico, b.reserved_pico, u.day_from, u.day_until, held.day),
-    (4, 'cost_per_month_usd', l.cost_per_month_soft, l.cost_per_month_hard, m.cost_per_month, u.month_pico, b.reserved_pico, u.month_from, u.month_until, held.month),
+    (1, 'events_per_hour', l.events_per_hour_soft, l.events_per_hour_hard, m.events_per_hour, u.hour_events, 0,
+        u.hour_from, u.hour_until, held.events),
+    (2, 'tokens_per_day', l.tokens_per_day_soft, l.tokens_per_day_hard, m.tokens_per_day, u.day_tokens, b.reserved_tokens,
+        u.day_from, u.day_until, held.tokens),
+    (3, 'cost_per_day_usd', l.cost_per_day_soft, l.cost_per_day_hard, m.cost_per_day, u.day_pico, b.reserved_pico,
+        u.day_from, u.day_until, held.day),
+    (4, 'cost_per_month_usd', l.cost_per_month_soft, l.cost_per_month_hard, m.cost_per_month, u.month_pico, b.reserved_pico,
+        u.month_from, u.month_until, held.month),
     (5, 'concurrent_runs', null, l.concurrent_runs, l.concurrent_runs, running.runs, 0, null, null, b.parked)
 ) as v (place, name, soft, hard, effective, used, reserved, window_from, resets_at, held)
 order by v.place`

@@ -207,10 +207,15 @@ func (m *limitsModel) standings(at time.Time) []db.LimitStanding {
 	now.rollHour(at)
 	reserved, day, month := now.reserved(), now.used(now.dayFrom), now.used(now.monthFrom)
 	out := []db.LimitStanding{
-		{Name: db.LimitEventsPerHour, Soft: m.limits.EventsPerHourSoft, Hard: m.limits.EventsPerHourHard, Used: now.hourEvents, WindowFrom: &now.hourFrom, ResetsAt: &now.hourUntil, Held: m.heldEvents},
-		{Name: db.LimitTokensPerDay, Soft: m.limits.TokensPerDaySoft, Hard: m.limits.TokensPerDayHard, Used: day.tokens, Reserved: reserved.tokens, WindowFrom: &now.dayFrom, ResetsAt: &now.dayUntil},
-		{Name: db.LimitCostPerDay, Soft: m.limits.CostPerDaySoft, Hard: m.limits.CostPerDayHard, Used: day.pico, Reserved: reserved.pico, WindowFrom: &now.dayFrom, ResetsAt: &now.dayUntil},
-		{Name: db.LimitCostPerMonth, Soft: m.limits.CostPerMonthSoft, Hard: m.limits.CostPerMonthHard, Used: month.pico, Reserved: reserved.pico, WindowFrom: &now.monthFrom, ResetsAt: &now.monthUntil},
+		{Name: db.LimitEventsPerHour, Soft: m.limits.EventsPerHourSoft, Hard: m.limits.EventsPerHourHard, Used: now.hourEvents, Held: m.heldEvents},
+		{Name: db.LimitTokensPerDay, Soft: m.limits.TokensPerDaySoft, Hard: m.limits.TokensPerDayHard, Used: day.tokens, Reserved: reserved.tokens},
+		{Name: db.LimitCostPerDay, Soft: m.limits.CostPerDaySoft, Hard: m.limits.CostPerDayHard, Used: day.pico, Reserved: reserved.pico},
+		{Name: db.LimitCostPerMonth, Soft: m.limits.CostPerMonthSoft, Hard: m.limits.CostPerMonthHard, Used: month.pico, Reserved: reserved.pico},
+	}
+	for i, window := range [][2]*time.Time{
+		{&now.hourFrom, &now.hourUntil}, {&now.dayFrom, &now.dayUntil}, {&now.dayFrom, &now.dayUntil}, {&now.monthFrom, &now.monthUntil},
+	} {
+		out[i].WindowFrom, out[i].ResetsAt = window[0], window[1]
 	}
 	for i := range out {
 		out[i].Effective, out[i].RaisedUntil = m.effective(out[i].Name, out[i].Hard, at)

@@ -326,7 +326,7 @@ func (l *limited) correct() {
 	to := modelAmount{rapid.Int64Range(0, 2000).Draw(l.t, "tokens"), rapid.Int64Range(0, 2000).Draw(l.t, "pico")}
 	var booked modelAmount
 	require.NoError(l.t, l.b.Owner.QueryRow(ctx, `
-		select sum(input_uncached + output_visible), sum(amount_pico) from sluice.ledger_entries where tenant_id = $1 and call_id = $2`,
+		select coalesce(sum(input_uncached + output_visible), 0), coalesce(sum(amount_pico), 0) from sluice.ledger_entries where tenant_id = $1 and call_id = $2`,
 		l.p.tenant, c.ID).Scan(&booked.tokens, &booked.pico))
 	_, worker := l.at(at)
 	posted := 0

@@ -102,20 +102,23 @@ func TestLimitsAreReplacedOnlyAsTheyWereRead(t *testing.T) {
 	}), db.ErrNotFound)
 }
 
+func eventWithRun(p planted) db.EventNew {
+	e := eventNew(tenants.NewID().String(), "")
+	e.Runs = []db.RunNew{{
+		ID: tenants.NewID(), AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone,
+	}}
+	return e
+}
+
 // A limit that is taken away while others are held for it has no number, and those that come stand behind the others.
 func TestEventsStandBehindThoseThatAreHeldForALimitThatIsGone(t *testing.T) {
 	t.Parallel()
 	b := dbtest.New(t)
 	p := plant(t, b, "one")
-	run := func() db.EventNew {
-		e := eventNew(tenants.NewID().String(), "")
-		e.Runs = []db.RunNew{{ID: tenants.NewID(), AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone}}
-		return e
-	}
 	putLimits(t, b, p.tenant, db.Limits{EventsPerHourHard: ref(int64(0))})
-	admit(t, b.DB, delivered(p, `{}`, run()))
+	admit(t, b.DB, delivered(p, `{}`, eventWithRun(p)))
 	putLimits(t, b, p.tenant, db.Limits{})
-	behind := run()
+	behind := eventWithRun(p)
 	admit(t, b.DB, delivered(p, `{}`, behind))
 	require.NoError(t, b.DB.Tenant(t.Context(), p.tenant, func(tx db.TenantTx) error {
 		r, err := tx.RunGet(t.Context(), behind.Runs[0].ID)
@@ -138,8 +141,7 @@ func TestReservationsAtOnceStayUnderTheLimit(t *testing.T) {
 	var ids []uuid.UUID
 	events := make([]db.EventNew, workers)
 	for i := range events {
-		events[i] = eventNew(tenants.NewID().String(), "")
-		events[i].Runs = []db.RunNew{{ID: tenants.NewID(), AutomationID: p.automation, AutomationVersion: 1, Mode: "live", Priority: "routine", Ordering: db.OrderNone}}
+		events[i] = eventWithRun(p)
 		ids = append(ids, events[i].Runs[0].ID)
 	}
 	admit(t, b.DB, delivered(p, `{}`, events...))

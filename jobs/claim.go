@@ -25,6 +25,8 @@ type claimed struct {
 	// state is what was fetched, and fetched a sentence about it; nil and "" where the automation fetches nothing.
 	state   any
 	fetched string
+	// looked says that it was asked already whether our own actions led to the event.
+	looked bool
 }
 
 // claiming is what came of the wish to claim a run in its tenant's next commit.
@@ -75,13 +77,24 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 	if err != nil {
 		return out, fmt.Errorf("read what %d runs need: %w", len(runs), err)
 	}
+	var looking []*claimed
 	for i, run := range runs {
-		c := &claimed{run: run}
+		c := &claimed{run: run, looked: true}
 		fault, err := w.load(ctx, tx, loaded[i], c)
 		if err != nil {
 			return out, err
 		}
+		if fault == nil {
+			looking = append(looking, c)
+		}
 		out[slices.Index(ids, run.ID)] = claiming{held: c, fault: fault}
+	}
+	steps, err := w.loopedTogether(ctx, tx, looking)
+	if err != nil {
+		return out, fmt.Errorf("look for loops: %w", err)
+	}
+	for i, c := range looking {
+		out[slices.Index(ids, c.run.ID)].fault = steps[i]
 	}
 	return out, nil
 }
@@ -153,7 +166,7 @@ func (w *runWorker) begin(ctx context.Context, c *claimed, fault *db.RunStep) (*
 
 // checkLoop asks whether our own actions led to the event, before any token is spent on it. Most runs need no look into the database for that.
 func (w *runWorker) checkLoop(ctx context.Context, c *claimed) (step *db.RunStep, err error) {
-	if !c.mayLoop() {
+	if c.looked || !c.mayLoop() {
 		return nil, nil //nolint:nilnil // no step: the run goes on
 	}
 	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) (err error) {

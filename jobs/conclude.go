@@ -138,7 +138,7 @@ func (w *runWorker) intent(c *claimed, output any) (*db.Action, *db.RunStep) {
 	in := action.Input{
 		RunID: tenants.FormatID(tenants.RunPrefix, c.run.ID), EventID: tenants.FormatID(tenants.EventPrefix, c.event.ID),
 		AutomationID:      tenants.FormatID(tenants.AutomationPrefix, c.run.AutomationID),
-		AutomationVersion: c.run.AutomationVersion, EventType: c.event.Type, Entity: c.event.Entity, Mode: c.run.Mode, Output: output, At: w.now(),
+		AutomationVersion: c.run.AutomationVersion, EventType: c.event.Type, Entity: c.event.Entity, Depth: c.run.Depth, Mode: c.run.Mode, Output: output, At: w.now(),
 	}
 	if params.Body != "" {
 		if in.Body, err = c.automation.ActionBody(EventOf(c.event), c.payload, output); err != nil {

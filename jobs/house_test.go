@@ -161,7 +161,7 @@ func (h *house) work(change ...func(*settings)) *jobs.Worker {
 	pool, err := db.Open(context.Background(), db.PoolConfig{URL: h.base.URL, Role: db.WorkerRole, ConnsMax: 8, PlanCacheMode: "force_custom_plan"})
 	require.NoError(h.t, err)
 	w, err := jobs.NewWorker(jobs.Deps{
-		DB: h.base.Worker, River: pool, ProviderKeys: s.keys, Door: door, Actions: action.New(door), Missed: s.missed, Log: slog.Default(), Now: time.Now,
+		DB: h.base.Worker, River: pool, ProviderKeys: s.keys, Door: door, Actions: action.New(door), Missed: s.missed, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 		Models: llm.New(llm.Config{
 			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(s.timeout), BaseURL: h.provider.URL(), Now: time.Now})},
 			Breaker:   s.breaker, Timeout: s.timeout, Now: time.Now,

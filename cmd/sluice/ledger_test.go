@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -217,5 +216,5 @@ func TestLedgerReconcileRefusesWhatItCannotRead(t *testing.T) {
 	require.Equal(t, "lines: 0, not ours: 0, the same: 0, not the same: 0\n", out)
 	code, _, err := sluice(t, h.e, "ledger", "reconcile", "x")
 	require.Equal(t, 2, code)
-	require.Contains(t, err, fmt.Sprint("missing flags: --provider"))
+	require.Contains(t, err, "missing flags: --provider")
 }
