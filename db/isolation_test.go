@@ -214,6 +214,7 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 		values ($1, $1, 'events', '2026-01-01', 'tenant', array_fill(1, array[24]))`, p.tenant)
 	require.NoError(tb, err)
 	for _, statement := range []string{
+		`insert into sluice.limit_raises (tenant_id, id, name, value, until) values ($1, $1, 'tokens_per_day', 1, now() + interval '1 hour')`,
 		`insert into sluice.usage_rolled (tenant_id) values ($1)`, `insert into sluice.usage_late (tenant_id, at) values ($1, 'epoch')`,
 		`insert into sluice.usage_rollups (tenant_id, at, endpoint_id, automation_id, provider, model_asked, model_served, kind, entries, input_uncached,
 			input_cache_read, input_cache_write_5m, input_cache_write_1h, output_visible, output_reasoning, amount_pico)

@@ -172,7 +172,7 @@ cross join lateral (values
         u.day_from, u.day_until, held.day),
     (4, 'cost_per_month_usd', l.cost_per_month_soft, l.cost_per_month_hard, m.cost_per_month, u.month_pico, b.reserved_pico,
         u.month_from, u.month_until, held.month),
-    (5, 'concurrent_runs', null, l.concurrent_runs, l.concurrent_runs, running.runs, 0, null, null, b.parked)
+    (5, 'concurrent_runs', null, l.concurrent_runs, (l.concurrent_runs), running.runs, 0, null::timestamptz, null, b.parked)
 ) as v (place, name, soft, hard, effective, used, reserved, window_from, resets_at, held)
 order by v.place`
 

@@ -339,23 +339,19 @@ func (l *limited) correct() {
 	}
 }
 
-// hold begins or ends to hold what comes later, for a limit of the budget.
+// hold begins to hold what comes later, for a limit of the budget, or lets it go on.
 func (l *limited) hold() {
 	reason := rapid.SampledFrom([]string{"", "limit.cost_per_month", "limit.cost_per_day", "limit.tokens_per_day"}).Draw(l.t, "reason")
-	_, worker := l.at(l.now)
-	require.NoError(l.t, worker.Tenant(l.t.Context(), l.p.tenant, func(tx db.TenantTx) error {
-		if reason == "" {
-			woken, err := tx.RunsReleaseBudget(l.t.Context(), 10) // nobody stands there
-			require.Empty(l.t, woken)
-			return err
-		}
+	if reason == "" {
+		_, err := l.b.Owner.Exec(l.t.Context(), `update sluice.budgets set holding = '' where tenant_id = $1`, l.p.tenant)
+		require.NoError(l.t, err)
+		l.model.holding = ""
+		return
+	}
+	require.NoError(l.t, l.b.Worker.Tenant(l.t.Context(), l.p.tenant, func(tx db.TenantTx) error {
 		return tx.BudgetHold(l.t.Context(), reason)
 	}))
-	switch {
-	case reason == "" && l.model.holding != "":
-		l.model.roll(l.now)
-		l.model.holding = ""
-	case l.model.holding == "":
+	if l.model.holding == "" {
 		l.model.holding = reason
 	}
 }

@@ -13,8 +13,6 @@ import (
 	"sluice/tenants"
 )
 
-func ref[T any](v T) *T { return &v }
-
 // standing reads one limit.
 func standing(t *testing.T, d *db.DB, tenant uuid.UUID, name string) db.LimitStanding {
 	t.Helper()
@@ -46,7 +44,7 @@ func TestLimitsAreReadWithoutALockAndWithoutAWrite(t *testing.T) {
 	b := dbtest.New(t)
 	p := plant(t, b, "one")
 	ctx := t.Context()
-	putLimits(t, b, p.tenant, db.Limits{CostPerDayHard: ref(int64(100))})
+	putLimits(t, b, p.tenant, db.Limits{CostPerDayHard: new(int64(100))})
 	// Another holds every row there is, and the windows are out of date: 40 days from now nothing has turned them yet.
 	other, err := b.Owner.Begin(ctx)
 	require.NoError(t, err)
@@ -115,7 +113,7 @@ func TestEventsStandBehindThoseThatAreHeldForALimitThatIsGone(t *testing.T) {
 	t.Parallel()
 	b := dbtest.New(t)
 	p := plant(t, b, "one")
-	putLimits(t, b, p.tenant, db.Limits{EventsPerHourHard: ref(int64(0))})
+	putLimits(t, b, p.tenant, db.Limits{EventsPerHourHard: new(int64(0))})
 	admit(t, b.DB, delivered(p, `{}`, eventWithRun(p)))
 	putLimits(t, b, p.tenant, db.Limits{})
 	behind := eventWithRun(p)
@@ -137,7 +135,7 @@ func TestReservationsAtOnceStayUnderTheLimit(t *testing.T) {
 	p := plant(t, b, "one")
 	ctx := t.Context()
 	const workers, limit, worst = 6, 1000, 90
-	putLimits(t, b, p.tenant, db.Limits{CostPerDayHard: ref(int64(limit))})
+	putLimits(t, b, p.tenant, db.Limits{CostPerDayHard: new(int64(limit))})
 	var ids []uuid.UUID
 	events := make([]db.EventNew, workers)
 	for i := range events {

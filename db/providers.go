@@ -47,7 +47,7 @@ const (
 // providerStatesPutSQL rewrites what has changed, and what would look old soon. Rows of dead processes are taken away by whoever finds them free.
 const providerStatesPutSQL = `
 with given as materialized (
-    select * from unnest(@providers::text[], @models::text[], @owners::text[], @states::jsonb[]) as g (provider, model, owner, state)
+    select g.provider, g.model, g.owner, g.state from unnest(@providers::text[], @models::text[], @owners::text[], @states::jsonb[]) as g (provider, model, owner, state)
 ), dead as (
     select s.process, s.provider, s.model, s.owner from sluice.provider_states s
     where s.process <> @process and s.at < now() - @kept::interval
@@ -101,7 +101,7 @@ with keys as (
     where p.until > now() and not exists (
         select from sluice.provider_states s where s.provider = p.provider and s.owner = p.owner and s.at > now() - @fresh::interval)
 ), page as (
-    select * from keys where (provider, model, owner) > (@provider, @model, @owner) order by provider, model, owner limit @limit
+    select provider, model, owner from keys where (provider, model, owner) > (@provider, @model, @owner) order by provider, model, owner limit @limit
 )
 select k.provider, k.model, k.owner, c.tenant_id, p.until as paused_until, p.reason as pause_reason, s.process, s.state, s.at
 from page k

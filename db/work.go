@@ -309,29 +309,27 @@ func (tx TenantTx) CallsSend(ctx context.Context, calls []Call) ([]Granted, erro
 	}))
 }
 
+// callsReceiveSQL books the calls as they stand, so that the two cannot differ.
 const callsReceiveSQL = `
-update sluice.calls c set state = 'received', ended_at = clock_timestamp(), model_served = n.model_served, price_id = n.price_id,
-    input_uncached = n.input_uncached, input_cache_read = n.input_cache_read, input_cache_write_5m = n.input_cache_write_5m,
-    input_cache_write_1h = n.input_cache_write_1h, output_visible = n.output_visible, output_reasoning = n.output_reasoning,
-    cost_pico = n.cost_pico, usage_raw = n.usage_raw::jsonb, usage_fault = n.usage_fault, finish = n.finish, response_id = n.response_id,
-    response_text = n.response_text
-from unnest(@ids::uuid[], @served::text[], @prices::bigint[], @in_uncached::bigint[], @in_cache_read::bigint[], @in_cache_write_5m::bigint[],
-    @in_cache_write_1h::bigint[], @out_visible::bigint[], @out_reasoning::bigint[], @costs::bigint[], @raws::text[], @faults::text[], @finishes::text[],
-    @responses::text[], @texts::text[])
-    as n (id, model_served, price_id, input_uncached, input_cache_read, input_cache_write_5m, input_cache_write_1h, output_visible, output_reasoning,
-          cost_pico, usage_raw, usage_fault, finish, response_id, response_text)
-where c.tenant_id = @tenant_id and c.id = n.id and c.state = 'sent'`
-
-// entriesInsertSQL copies the calls as they stand, so that the two cannot differ.
-const entriesInsertSQL = `
+with received as (
+    update sluice.calls c set state = 'received', ended_at = clock_timestamp(), model_served = n.model_served, price_id = n.price_id,
+        input_uncached = n.input_uncached, input_cache_read = n.input_cache_read, input_cache_write_5m = n.input_cache_write_5m,
+        input_cache_write_1h = n.input_cache_write_1h, output_visible = n.output_visible, output_reasoning = n.output_reasoning,
+        cost_pico = n.cost_pico, usage_raw = n.usage_raw::jsonb, usage_fault = n.usage_fault, finish = n.finish, response_id = n.response_id,
+        response_text = n.response_text
+    from unnest(@ids::uuid[], @served::text[], @prices::bigint[], @in_uncached::bigint[], @in_cache_read::bigint[], @in_cache_write_5m::bigint[],
+        @in_cache_write_1h::bigint[], @out_visible::bigint[], @out_reasoning::bigint[], @costs::bigint[], @raws::text[], @faults::text[], @finishes::text[],
+        @responses::text[], @texts::text[], @entries::uuid[])
+        as n (id, model_served, price_id, input_uncached, input_cache_read, input_cache_write_5m, input_cache_write_1h, output_visible, output_reasoning,
+              cost_pico, usage_raw, usage_fault, finish, response_id, response_text, entry_id)
+    where c.tenant_id = @tenant_id and c.id = n.id and c.state = 'sent'
+    returning n.entry_id, c.*)
 insert into sluice.ledger_entries (tenant_id, id, kind, at, call_id, run_id, event_id, endpoint_id, automation_id, automation_version, provider,
     model_asked, model_served, price_id, ` + tokenColumns + `, amount_pico)
-select c.tenant_id, n.entry_id, @kind, coalesce(@at, now()), c.id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, c.provider, c.model_asked,
-    c.model_served, c.price_id, c.input_uncached, c.input_cache_read, c.input_cache_write_5m, c.input_cache_write_1h, c.output_visible,
+select c.tenant_id, c.entry_id, 'charge', coalesce(@at, now()), c.id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, c.provider,
+    c.model_asked, c.model_served, c.price_id, c.input_uncached, c.input_cache_read, c.input_cache_write_5m, c.input_cache_write_1h, c.output_visible,
     c.output_reasoning, c.cost_pico
-from unnest(@ids::uuid[], @entries::uuid[]) as n (call_id, entry_id)
-join sluice.calls c on c.tenant_id = @tenant_id and c.id = n.call_id
-join sluice.runs r on r.tenant_id = @tenant_id and r.id = c.run_id`
+from received c join sluice.runs r on r.tenant_id = @tenant_id and r.id = c.run_id`
 
 // CallsReceive keeps replies with their usage and cost, and books them. ErrStale: one of the calls was settled otherwise, and nothing was written.
 func (tx TenantTx) CallsReceive(ctx context.Context, calls []Call) error {
@@ -353,7 +351,7 @@ func (tx TenantTx) CallsReceive(ctx context.Context, calls []Call) error {
 		served, faults, finishes = append(served, c.ModelServed), append(faults, c.UsageFault), append(finishes, c.Finish)
 		responses, texts, raws = append(responses, c.ResponseID), append(texts, c.ResponseText), append(raws, textOrNull(c.UsageRaw))
 	}
-	a := args{"ids": ids, "served": served, "faults": faults, "finishes": finishes, "responses": responses, "texts": texts, "raws": raws}
+	a := args{"ids": ids, "entries": entries, "at": tx.at, "served": served, "faults": faults, "finishes": finishes, "responses": responses, "texts": texts, "raws": raws}
 	for name, column := range columns {
 		a[name] = column
 	}
@@ -364,15 +362,7 @@ func (tx TenantTx) CallsReceive(ctx context.Context, calls []Call) error {
 	if n != int64(len(calls)) {
 		return ErrStale
 	}
-	return tx.entriesInsert(ctx, ids, entries, EntryCharge)
-}
-
-func (tx TenantTx) entriesInsert(ctx context.Context, calls, entries pgtype.FlatArray[pgtype.UUID], kind string) error {
-	n, err := run(ctx, tx.tx, entriesInsertSQL, tx.with(args{"ids": calls, "entries": entries, "kind": kind, "at": tx.at}))
-	if err == nil && n != int64(len(calls)) {
-		return ErrStale
-	}
-	return err
+	return nil
 }
 
 func textOrNull(raw json.RawMessage) *string {

@@ -61,7 +61,7 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 	if len(ids) == 0 {
 		return out, nil
 	}
-	entering, err := w.enter(ctx, tx, ids, out)
+	entering, gate, err := w.enter(ctx, tx, ids, out)
 	if err != nil || len(entering) == 0 {
 		return out, err
 	}
@@ -69,11 +69,7 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 	if err != nil || len(runs) == 0 {
 		return out, err
 	}
-	tenant, err := tx.TenantGet(ctx)
-	if err != nil {
-		return out, err
-	}
-	loaded, err := tx.RunsLoad(ctx, tenant, runs)
+	loaded, err := tx.RunsLoad(ctx, db.Tenant{TenantID: tx.TenantID, Status: gate.Status}, runs)
 	if err != nil {
 		return out, fmt.Errorf("read what %d runs need: %w", len(runs), err)
 	}
@@ -100,12 +96,12 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 }
 
 // enter asks the tenant's gate for runs: which may be claimed now, and what becomes of the others.
-func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, out []claiming) ([]uuid.UUID, error) {
+func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, out []claiming) ([]uuid.UUID, db.Gate, error) {
 	gate, err := tx.GateGet(ctx)
 	if errors.Is(err, db.ErrNotFound) || err == nil && gate.Status != tenants.Active {
-		return nil, nil // erased or suspended: each is looked at alone
+		return nil, gate, nil // erased or suspended: each is looked at alone
 	} else if err != nil {
-		return nil, fmt.Errorf("read the gate: %w", err)
+		return nil, gate, fmt.Errorf("read the gate: %w", err)
 	}
 	stop := func(of []uuid.UUID, why func(i int) error) {
 		for i, id := range of {
@@ -116,7 +112,7 @@ func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, 
 	if gate.Holding != "" {
 		held, err := tx.RunsHold(ctx, ids)
 		if err != nil {
-			return nil, fmt.Errorf("hold runs: %w", err)
+			return nil, gate, fmt.Errorf("hold runs: %w", err)
 		}
 		stop(held, func(int) error { return errNothing })
 		for range held {
@@ -125,21 +121,21 @@ func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, 
 		entering = slices.DeleteFunc(entering, func(id uuid.UUID) bool { return slices.Contains(held, id) })
 	}
 	if gate.RunsPerSecond == nil && gate.ConcurrentRuns == nil || len(entering) == 0 {
-		return entering, nil
+		return entering, gate, nil
 	}
 	free, pace, err := tx.GateEnter(ctx, gate, len(entering))
 	if err != nil {
-		return nil, fmt.Errorf("ask for places: %w", err)
+		return nil, gate, fmt.Errorf("ask for places: %w", err)
 	}
 	if parked, err := tx.RunsPark(ctx, entering[free:]); err != nil {
-		return nil, fmt.Errorf("park runs: %w", err)
+		return nil, gate, fmt.Errorf("park runs: %w", err)
 	} else if len(parked) > 0 {
 		stop(parked, func(int) error { return errNothing })
 	}
 	// Those that are too early come again at the moment of their slot.
 	now := w.now()
 	stop(entering[pace.Now:free], func(i int) error { return snooze{max(pace.Next.Sub(now)+time.Duration(i)*pace.Step, snoozeMin)} })
-	return entering[:pace.Now], nil
+	return entering[:pace.Now], gate, nil
 }
 
 // begin ends the hold at once where the run cannot go on; else its work begins.
@@ -185,7 +181,7 @@ func (w *runWorker) claimAlone(ctx context.Context, args RunArgs) (*claimed, err
 		var err error
 		asked := make([]claiming, 1)
 		if args.Ordered {
-			entering, err := w.enter(ctx, tx, []uuid.UUID{args.RunID}, asked)
+			entering, _, err := w.enter(ctx, tx, []uuid.UUID{args.RunID}, asked)
 			if err != nil {
 				return err
 			}

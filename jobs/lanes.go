@@ -13,7 +13,9 @@ import (
 
 const (
 	// laneMax bounds the runs of one commit.
-	laneMax = 64
+	laneMax = 128
+	// laneCommits is how many commits of a tenant may be on their way at once: while one waits for its flush, another reads and writes.
+	laneCommits = 2
 	// laneTimeout bounds one commit.
 	laneTimeout = 20 * time.Second
 )
@@ -28,8 +30,11 @@ type lanes[In, Out any] struct {
 	all map[uuid.UUID]*lane[In, Out]
 }
 
-// lane is what waits of one tenant while a commit is on its way.
-type lane[In, Out any] struct{ waiting []*rider[In, Out] }
+// lane is what waits of one tenant while its commits are on their way.
+type lane[In, Out any] struct {
+	commits int
+	waiting []*rider[In, Out]
+}
 
 type rider[In, Out any] struct {
 	in   In
@@ -45,42 +50,45 @@ func (l *lanes[In, Out]) write(ctx context.Context, tenantID uuid.UUID, in In) (
 	if l.all == nil {
 		l.all = map[uuid.UUID]*lane[In, Out]{}
 	}
-	mine, busy := l.all[tenantID]
-	if busy {
+	mine := l.all[tenantID]
+	if mine == nil {
+		mine = &lane[In, Out]{}
+		l.all[tenantID] = mine
+	}
+	if mine.commits == laneCommits {
 		mine.waiting = append(mine.waiting, me)
 		l.mu.Unlock()
 		<-me.done
 		return me.out, me.err
 	}
-	mine = &lane[In, Out]{}
-	l.all[tenantID] = mine
+	mine.commits++
 	l.mu.Unlock()
 	l.flush(ctx, tenantID, []*rider[In, Out]{me})
-	if l.next(tenantID, mine) != nil {
-		go l.drive(context.WithoutCancel(ctx), tenantID, mine)
+	if next := l.next(tenantID, mine); next != nil {
+		go l.drive(context.WithoutCancel(ctx), tenantID, mine, next)
 	}
 	return me.out, me.err
 }
 
-// next says what waits, or takes the lane away where nothing does.
+// next takes what waits, as much as one commit holds; where nothing does, it ends this commit's turn.
 func (l *lanes[In, Out]) next(tenantID uuid.UUID, mine *lane[In, Out]) []*rider[In, Out] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(mine.waiting) == 0 {
-		delete(l.all, tenantID)
+		if mine.commits--; mine.commits == 0 {
+			delete(l.all, tenantID)
+		}
 		return nil
 	}
-	return mine.waiting
+	n := min(len(mine.waiting), laneMax)
+	batch := mine.waiting[:n:n]
+	mine.waiting = mine.waiting[n:]
+	return batch
 }
 
 // drive commits what waits until nothing does.
-func (l *lanes[In, Out]) drive(ctx context.Context, tenantID uuid.UUID, mine *lane[In, Out]) {
-	for l.next(tenantID, mine) != nil {
-		l.mu.Lock()
-		n := min(len(mine.waiting), laneMax)
-		batch := mine.waiting[:n:n]
-		mine.waiting = mine.waiting[n:]
-		l.mu.Unlock()
+func (l *lanes[In, Out]) drive(ctx context.Context, tenantID uuid.UUID, mine *lane[In, Out], batch []*rider[In, Out]) {
+	for ; batch != nil; batch = l.next(tenantID, mine) {
 		l.flush(ctx, tenantID, batch)
 	}
 }

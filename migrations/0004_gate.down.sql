@@ -154,6 +154,31 @@ drop policy system on sluice.calls;
 revoke select (tenant_id, id, run_id, epoch, state, created_at) on sluice.calls from sluice_system;
 drop index sluice.calls_open;
 alter table sluice.calls drop column reserved_tokens, drop column reserved_pico, drop column part;
+drop trigger runs_stepped on sluice.runs;
+drop function sluice.runs_stepped();
+create function sluice.run_step() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if tg_op = 'UPDATE' then
+        if new.status = old.status and new.reason = old.reason and new.epoch = old.epoch then
+            return null;
+        end if;
+        if new.epoch < old.epoch then
+            raise exception 'run %: its epoch cannot go from % back to %', new.id, old.epoch, new.epoch using errcode = '23514';
+        end if;
+        if new.status <> old.status
+           and not exists (select from sluice.run_steps s where s.from_status = old.status and s.to_status = new.status) then
+            raise exception 'run %: there is no step from % to %', new.id, old.status, new.status using errcode = '23514';
+        end if;
+    elsif new.status <> 'queued' then
+        raise exception 'run %: begins as queued, not as %', new.id, new.status using errcode = '23514';
+    end if;
+    insert into sluice.run_history (tenant_id, run_id, status, reason, detail, until, attempt, epoch)
+    values (new.tenant_id, new.id, new.status, new.reason, new.detail, new.until, new.attempt, new.epoch);
+    return null;
+end $$;
+revoke all on function sluice.run_step() from public;
+create trigger run_step after update on sluice.runs for each row execute function sluice.run_step();
+alter table sluice.run_history add foreign key (tenant_id, run_id) references sluice.runs;
 delete from sluice.run_steps where (from_status, to_status) in (('queued', 'held'), ('queued', 'waiting'), ('queued', 'skipped'), ('held', 'held'));
 drop index sluice.runs_status;
 create index runs_status on sluice.runs (tenant_id, status, id);

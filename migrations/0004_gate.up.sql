@@ -125,17 +125,20 @@ end $$;
 -- A tenant's hard limits at a moment, raises included. A raise lifts a limit and never lowers it; where there is no limit it says nothing.
 create function sluice.limits_at(t uuid, at timestamptz,
     out events_per_hour bigint, out tokens_per_day bigint, out cost_per_day bigint, out cost_per_month bigint
-) language sql stable set search_path = pg_catalog, pg_temp as $$
+) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    -- Not in SQL: that would be planned anew at every call.
     select case when l.events_per_hour_hard is not null then greatest(l.events_per_hour_hard, r.events) end,
            case when l.tokens_per_day_hard is not null then greatest(l.tokens_per_day_hard, r.tokens) end,
            case when l.cost_per_day_hard is not null then greatest(l.cost_per_day_hard, r.day) end,
            case when l.cost_per_month_hard is not null then greatest(l.cost_per_month_hard, r.month) end
+    into events_per_hour, tokens_per_day, cost_per_day, cost_per_month
     from sluice.limits l, lateral (
         select max(value) filter (where name = 'events_per_hour') as events, max(value) filter (where name = 'tokens_per_day') as tokens,
                max(value) filter (where name = 'cost_per_day_usd') as day, max(value) filter (where name = 'cost_per_month_usd') as month
         from sluice.limit_raises x where x.tenant_id = t and x.until > at) r
-    where l.tenant_id = t
-$$;
+    where l.tenant_id = t;
+end $$;
 revoke all on function sluice.limits_at(uuid, timestamptz) from public;
 
 -- When the day or month of a moment began, in a time zone. Where the clocks are set back over midnight there are two, and the first is meant: the
@@ -173,6 +176,37 @@ insert into sluice.run_steps values
     ('queued', 'waiting', 'its tenant works on as many runs as it may, or another of its entity is in front'),
     ('queued', 'skipped', 'its automation drops what is over a limit'),
     ('held',   'held',    'another limit holds it');
+
+-- Runs are stepped many in a statement, so their steps are checked and written down many in a statement too.
+drop trigger run_step on sluice.runs;
+drop function sluice.run_step();
+create function sluice.runs_stepped() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    bad record;
+begin
+    for bad in
+        select n.id, o.status as before, n.status as after, o.epoch as epoch_before, n.epoch as epoch_after
+        from was o join made n on n.tenant_id = o.tenant_id and n.id = o.id
+        where n.epoch < o.epoch
+           or n.status <> o.status and not exists (select from sluice.run_steps s where s.from_status = o.status and s.to_status = n.status)
+        limit 1
+    loop
+        if bad.epoch_after < bad.epoch_before then
+            raise exception 'run %: its epoch cannot go from % back to %', bad.id, bad.epoch_before, bad.epoch_after using errcode = '23514';
+        end if;
+        raise exception 'run %: there is no step from % to %', bad.id, bad.before, bad.after using errcode = '23514';
+    end loop;
+    insert into sluice.run_history (tenant_id, run_id, status, reason, detail, until, attempt, epoch)
+    select n.tenant_id, n.id, n.status, n.reason, n.detail, n.until, n.attempt, n.epoch
+    from was o join made n on n.tenant_id = o.tenant_id and n.id = o.id
+    where n.status <> o.status or n.reason <> o.reason or n.epoch <> o.epoch;
+    return null;
+end $$;
+revoke all on function sluice.runs_stepped() from public;
+create trigger runs_stepped after update on sluice.runs referencing old table as was new table as made
+    for each statement execute function sluice.runs_stepped();
+-- A row of the history is written by that trigger and the intake alone, with its run: a foreign key would look for each run once more.
+alter table sluice.run_history drop constraint run_history_tenant_id_run_id_fkey;
 
 -- Calls ----------------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ type benchCommand struct {
 
 	Fairness benchFairness `cmd:"" help:"How long the events of quiet tenants wait while another floods, beside no flood and beside first come, first served."`
 	Budget   benchBudget   `cmd:"" help:"Runs at once against a budget for few, with workers that are killed: what was spent and reserved at every commit, and the ledger beside the provider's journal."`
+
+	Providers benchProviders `cmd:"" help:"A tenant whose model is slow, hangs, storms, flaps, answers garbage or refuses the key: its calls and runs, what others notice, how it recovers."`
 }
 
 // benchBody is about what a webhook weighs.

@@ -14,9 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"sluice/db"
-	"sluice/jobs/llm"
 	"sluice/scripted"
-	"sluice/tenants"
 )
 
 type benchBudget struct {
@@ -215,7 +213,7 @@ func (r *budgetRound) judge(ctx context.Context) error {
 	fmt.Fprintf(r.out, "budget at the end %d, spent %d, reserved %d; the most that was spent and reserved at any of %d writes is %d; above the budget: %d\n",
 		limit, spent, reserved, states, most, above)
 	fmt.Fprintf(r.out, "runs: %v\n", counts)
-	differences, err := r.books(ctx)
+	differences, err := booksBeside(ctx, r.owner, r.provider, r.out)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errBench, err)
 	}
@@ -223,53 +221,4 @@ func (r *budgetRound) judge(ctx context.Context) error {
 		return fmt.Errorf("%w: a promise is broken", errBench)
 	}
 	return nil
-}
-
-// books compares the ledger with the provider's journal, call by call: a charge to the token, an orphan with what it was taken for.
-func (r *budgetRound) books(ctx context.Context) (differences int, err error) {
-	type booked struct {
-		kind          string
-		input, output int64
-	}
-	ledger := map[string]booked{}
-	rows, err := r.owner.Query(ctx, `select call_id, max(kind), sum(input_uncached + input_cache_read + input_cache_write_5m + input_cache_write_1h)::bigint,
-		sum(output_visible + output_reasoning)::bigint from sluice.ledger_entries group by 1`)
-	if err != nil {
-		return 0, err
-	}
-	for rows.Next() {
-		var id [16]byte
-		var e booked
-		if err := rows.Scan(&id, &e.kind, &e.input, &e.output); err != nil {
-			return 0, err
-		}
-		ledger[tenants.FormatID(tenants.CallPrefix, id)] = e
-	}
-	charges, orphans, unsent := 0, 0, len(ledger)
-	for _, entry := range r.provider.Journal() {
-		e, ok := ledger[entry.RequestID]
-		switch {
-		case !ok && entry.Billed:
-			differences++
-			fmt.Fprintf(r.out, "the provider billed %s, and the ledger has no entry\n", entry.RequestID)
-			continue
-		case !ok:
-			continue
-		}
-		unsent--
-		u := llm.Usage(entry.Usage)
-		input, output := u.InputTotal(), u.OutputTotal()
-		switch {
-		case e.kind == db.EntryOrphan && e.input >= input && e.output >= output:
-			orphans++
-		case e.kind != db.EntryOrphan && e.input == input && e.output == output:
-			charges++
-		default:
-			differences++
-			fmt.Fprintf(r.out, "%s is booked as %s of %d and %d tokens, and billed as %d and %d\n", entry.RequestID, e.kind, e.input, e.output, input, output)
-		}
-	}
-	fmt.Fprintf(r.out, "ledger beside the provider's journal of %d calls: %d charges equal to the token, %d orphans at or above what was billed, %d orphans that never arrived; differences %d\n",
-		r.provider.Total(), charges, orphans, unsent, differences)
-	return differences, nil
 }

@@ -27,6 +27,7 @@ type benchMeter struct {
 type spent struct {
 	wal      int64
 	commits  int64
+	versions int64 // rows written: inserted and updated
 	postgres time.Duration
 	door     time.Duration
 	resident int64 // bytes of the door, at its highest
@@ -52,7 +53,8 @@ func (m *benchMeter) close() {
 }
 
 const meterSQL = `
-select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, (select sum(xact_commit)::bigint from pg_stat_database)`
+select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, (select sum(xact_commit)::bigint from pg_stat_database),
+    (select sum(n_tup_ins + n_tup_upd)::bigint from pg_stat_user_tables)`
 
 // statisticsLag is how long a backend may keep its counters to itself.
 const statisticsLag = 1100 * time.Millisecond
@@ -65,11 +67,13 @@ func (m *benchMeter) read(ctx context.Context, door *benchDoor) (spent, error) {
 		return s, ctx.Err()
 	case <-time.After(statisticsLag):
 	}
-	if err := m.pool.QueryRow(ctx, meterSQL).Scan(&s.wal, &s.commits); err != nil {
+	if err := m.pool.QueryRow(ctx, meterSQL).Scan(&s.wal, &s.commits, &s.versions); err != nil {
 		return s, fmt.Errorf("read Postgres's counters: %w", err)
 	}
 	s.postgres = m.family()
-	if door != nil {
+	if door == nil {
+		_, s.door, _ = processTimes(os.Getpid())
+	} else {
 		_, own, _ := processTimes(door.command.Process.Pid)
 		s.door, s.resident = own, residentHighest(door.command.Process.Pid)
 	}
@@ -139,7 +143,7 @@ func residentHighest(pid int) int64 {
 
 func (s spent) since(before spent) spent {
 	return spent{
-		wal: s.wal - before.wal, commits: s.commits - before.commits, postgres: s.postgres - before.postgres, door: s.door - before.door, resident: s.resident,
+		wal: s.wal - before.wal, commits: s.commits - before.commits, versions: s.versions - before.versions, postgres: s.postgres - before.postgres, door: s.door - before.door, resident: s.resident,
 	}
 }
 

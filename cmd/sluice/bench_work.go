@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,9 +22,9 @@ import (
 )
 
 type benchWork struct {
-	Runs    int `default:"3000" help:"How many runs are worked for each figure."`
+	Runs    int `default:"10000" help:"How many runs are worked for each figure."`
 	Jobs    int `default:"20000" help:"How many bare River jobs are the yardstick."`
-	Workers int `default:"100" help:"Workers of each."`
+	Workers int `default:"200" help:"Workers of each."`
 }
 
 // bareArgs is River's job that does nothing.
@@ -52,7 +53,8 @@ func (b benchWork) Run(ctx context.Context, std streams, lookup environment) err
 	if err != nil {
 		return fmt.Errorf("%w: bare River: %w", errBench, err)
 	}
-	fmt.Fprintf(out, "%-42s %8d jobs in %6.2f s  %7.0f/s\n", "bare River, no-op jobs", bare.done, bare.elapsed.Seconds(), bare.perSecond())
+	fmt.Fprintf(out, "%-30s %7s %8s %6s | %8s %8s %9s | %9s %9s\n", "", "", "per s", "ratio", "WAL B", "rows", "commits", "Postgres", "Go")
+	bare.line(out, "bare River, no-op jobs", bare)
 	for _, posts := range []bool{false, true} {
 		name := "runs that keep their outcome"
 		if posts {
@@ -62,16 +64,59 @@ func (b benchWork) Run(ctx context.Context, std streams, lookup environment) err
 		if err != nil {
 			return fmt.Errorf("%w: %s: %w", errBench, name, err)
 		}
-		fmt.Fprintf(out, "%-42s %8d runs in %6.2f s  %7.0f/s  ratio %.2f\n", name, ours.done, ours.elapsed.Seconds(), ours.perSecond(), ours.perSecond()/bare.perSecond())
+		ours.line(out, name, bare)
 	}
 	return nil
 }
 
+// workFigure is how fast something was worked, and what that took.
+type workFigure struct {
+	rate
+
+	spent spent
+}
+
+// line prints a figure beside the yardstick. Go is this process: the worker, the model and the target that it asks.
+func (f workFigure) line(out io.Writer, name string, bare workFigure) {
+	n := int64(f.done)
+	fmt.Fprintf(out, "%-30s %7d %8.0f %6.2f | %8d %8.1f %9.3f | %9s %9s\n", name, f.done, f.perSecond(), f.perSecond()/bare.perSecond(), f.spent.wal/n,
+		float64(f.spent.versions)/float64(n), float64(f.spent.commits)/float64(n), f.spent.perEvent(f.spent.postgres, f.done), f.spent.perEvent(f.spent.door, f.done))
+}
+
+// metered reads what work took, and by the database's clock how long: from its start to the end of the last.
+func metered(ctx context.Context, h *benchHouse, pool *pgxpool.Pool, n int, start func() error, open, last string) (f workFigure, err error) {
+	meter, err := newBenchMeter(ctx, h)
+	if err != nil {
+		return f, err
+	}
+	defer meter.close()
+	before, err := meter.read(ctx, nil)
+	if err != nil {
+		return f, err
+	}
+	var began time.Time
+	if err := pool.QueryRow(ctx, `select clock_timestamp()`).Scan(&began); err != nil {
+		return f, err
+	}
+	if err := start(); err != nil {
+		return f, err
+	}
+	if err := untilNone(ctx, pool, open); err != nil {
+		return f, err
+	}
+	var ended time.Time
+	if err := pool.QueryRow(ctx, last).Scan(&ended); err != nil {
+		return f, err
+	}
+	after, err := meter.read(ctx, nil)
+	return workFigure{rate: rate{done: n, elapsed: ended.Sub(began)}, spent: after.since(before)}, err
+}
+
 // bareRiver works no-op jobs with the settings that our workers have.
-func (b benchWork) bareRiver(ctx context.Context, h *benchHouse) (rate, error) {
+func (b benchWork) bareRiver(ctx context.Context, h *benchHouse) (workFigure, error) {
 	pool, err := db.Open(ctx, db.PoolConfig{URL: h.url, Role: db.WorkerRole, ConnsMax: 16, PlanCacheMode: "force_custom_plan"})
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer pool.Close()
 	workers := river.NewWorkers()
@@ -81,27 +126,24 @@ func (b benchWork) bareRiver(ctx context.Context, h *benchHouse) (rate, error) {
 		Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: b.Workers}},
 	})
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	params := make([]river.InsertManyParams, b.Jobs)
 	for i := range params {
 		params[i].Args = bareArgs{}
 	}
 	if _, err := client.InsertManyFast(ctx, params); err != nil {
-		return rate{}, err
-	}
-	started := time.Now()
-	if err := client.Start(ctx); err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer func() { _ = client.Stop(ctx) }()
-	err = untilNone(ctx, pool, `select count(*) from river.river_job where kind = 'bare_noop' and state <> 'completed'`)
-	return rate{done: b.Jobs, elapsed: time.Since(started)}, err
+	return metered(ctx, h, pool, b.Jobs, func() error { return client.Start(ctx) },
+		`select count(*) from (select from river.river_job where kind = 'bare_noop' and state <> 'completed' limit 1) open`,
+		`select max(finalized_at) from river.river_job where kind = 'bare_noop'`)
 }
 
 // untilNone waits until a count is 0.
 func untilNone(ctx context.Context, pool *pgxpool.Pool, sql string) error {
-	const every, most = 100 * time.Millisecond, 5 * time.Minute
+	const every, most = 500 * time.Millisecond, 8 * time.Minute
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for {
@@ -118,24 +160,24 @@ func untilNone(ctx context.Context, pool *pgxpool.Pool, sql string) error {
 }
 
 // runs works runs of one tenant against a model that answers at once.
-func (b benchWork) runs(ctx context.Context, h *benchHouse, posts bool) (rate, error) {
+func (b benchWork) runs(ctx context.Context, h *benchHouse, posts bool) (workFigure, error) {
 	provider, err := scripted.NewProvider(scripted.ProviderConfig{Now: time.Now})
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer func() { _ = provider.Close() }()
 	target, err := scripted.NewTarget(scripted.TargetConfig{Now: time.Now})
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer func() { _ = target.Close() }()
 	targetURL, err := target.Listen("127.0.0.1:0")
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	database, closeDB, err := h.open(ctx, db.WorkerRole, 32, "force_generic_plan")
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer closeDB()
 	act := func(callback string) map[string]any {
@@ -146,28 +188,28 @@ func (b benchWork) runs(ctx context.Context, h *benchHouse, posts bool) (rate, e
 	}
 	automation, err := h.furnish(ctx, database, act, "live")
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	if err := h.plant(ctx, database, automation, b.Runs); err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	worker, closeWorker, err := b.worker(ctx, h, database, provider)
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer closeWorker()
 	owner, err := pgxpool.New(ctx, h.url)
 	if err != nil {
-		return rate{}, err
+		return workFigure{}, err
 	}
 	defer owner.Close()
-	started := time.Now()
-	if err := worker.Start(ctx); err != nil {
-		return rate{}, err
+	// What a worker does every few seconds: the tables were filled in one go a moment ago.
+	if _, err := owner.Exec(ctx, `select sluice.analyze_young()`); err != nil {
+		return workFigure{}, err
 	}
 	defer func() { _ = worker.Stop(ctx) }()
-	err = untilNone(ctx, owner, `select count(*) from sluice.runs where finished_at is null`)
-	r := rate{done: b.Runs, elapsed: time.Since(started)}
+	r, err := metered(ctx, h, owner, b.Runs, func() error { return worker.Start(ctx) },
+		`select count(*) from (select from sluice.runs where finished_at is null limit 1) open`, `select max(finished_at) from sluice.runs`)
 	if err != nil {
 		return r, err
 	}
