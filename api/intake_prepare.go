@@ -112,7 +112,7 @@ func (in *intake) ask(d *delivery, f *db.EventNew, payload any) (posted []jobs.R
 			run := db.RunNew{ID: tenants.NewID(), AutomationID: a.AutomationID, AutomationVersion: a.Version, Mode: spec.Mode, Priority: priority, Ordering: order.Mode,
 				AttemptsMax: a.compiled.Retry().Attempts, OverLimit: spec.OverLimit}
 			f.Runs = append(f.Runs, run)
-			job := jobs.RunArgs{TenantID: d.endpoint.TenantID, RunID: run.ID, Urgent: priority == automations.PriorityUrgent, Ordered: order.Mode != db.OrderNone}
+			job := jobs.RunArgs{TenantID: d.endpoint.TenantID, RunID: run.ID, Urgent: priority == automations.PriorityUrgent, Ordered: order.Mode != db.OrderNone, Posted: d.request.ReceivedAt}
 			if order.Mode == db.OrderLatest && order.Window > 0 {
 				job.NotBefore = d.request.ReceivedAt.Add(order.Window) // the rest of a burst may still come
 			}

@@ -90,7 +90,7 @@ func (tx TenantTx) RunsReleaseEvents(ctx context.Context, most int) ([]Woken, er
 // is taken to want as much as the most that is known.
 const runsReleaseBudgetSQL = `
 with b as materialized (
-    select (x).*, m.tokens_per_day as cap_tokens, m.cost_per_day as cap_day, m.cost_per_month as cap_month
+    select (x).day_tokens, (x).day_pico, (x).month_pico, (x).reserved_tokens, (x).reserved_pico, m.tokens_per_day as cap_tokens, m.cost_per_day as cap_day, m.cost_per_month as cap_month
     from (select sluice.budget_roll(@tenant_id, coalesce(@at::timestamptz, now())) as x) r,
          sluice.limits_at(@tenant_id, coalesce(@at::timestamptz, now())) m),
 held as materialized (
@@ -100,7 +100,7 @@ known as materialized (
     select h.id, h.priority, coalesce(nullif(h.held_tokens, 0), max(h.held_tokens) over ()) as tokens, coalesce(nullif(h.held_pico, 0), max(h.held_pico) over ()) as pico
     from held h),
 fitting as materialized (
-    select k.* from known k, b
+    select k.id, k.tokens, k.pico from known k, b
     where k.tokens <= coalesce(b.cap_tokens, k.tokens) and k.pico <= least(coalesce(b.cap_day, k.pico), coalesce(b.cap_month, k.pico))),
 out as (
     select coalesce(sum(r.held_tokens), 0) as tokens, coalesce(sum(r.held_pico), 0) as pico from sluice.runs r

@@ -27,7 +27,7 @@ with claimed as (
     returning ` + actionColumns + `),
 tried as (
     insert into sluice.action_attempts (tenant_id, action_id, attempt) select tenant_id, id, attempt from claimed on conflict do nothing)
-select * from claimed`
+select ` + actionColumns + ` from claimed a`
 
 const runsOfSQL = `select ` + runColumns + ` from sluice.runs r where r.tenant_id = @tenant_id and r.id = any(@ids)`
 

@@ -268,7 +268,7 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 			return err
 		}
 	}
-	if step.Status == db.RunWaiting && step.Refund == false && w.standIn(c) {
+	if step.Status == db.RunWaiting && !step.Refund && w.standIn(c) {
 		step.Wait = snoozeMin // somebody else is asked: there is nothing to wait for
 	}
 	return w.finish(ctx, c, step, func(ctx context.Context, tx db.TenantTx) error {

@@ -76,8 +76,7 @@ func (w *runWorker) choose(ctx context.Context, c *claimed, q question) (plan, *
 // cheaper is the automation's cheaper model.
 func (w *runWorker) cheaper(ctx context.Context, c *claimed, q question) (plan, *db.RunStep, error) {
 	p, err := w.plan(ctx, c, q, c.automation.Spec().CheaperModel)
-	var no *unusable
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*unusable](err); ok {
 		return plan{}, &no.step, nil
 	}
 	return p, nil, err
@@ -232,8 +231,7 @@ func (w *runWorker) repair(ctx context.Context, c *claimed, bad db.Call) error {
 	}
 	q.estimate = c.estimate(q.system, q.user)
 	p, err := w.plan(ctx, c, q, bad.Provider+"/"+bad.ModelAsked)
-	var no *unusable
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*unusable](err); ok {
 		if no.step.Status == db.RunDead {
 			no.step = *fault // it cannot be mended: what was wrong with the answer is the reason
 		}

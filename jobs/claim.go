@@ -186,7 +186,7 @@ func (w *runWorker) claimAlone(ctx context.Context, args RunArgs) (*claimed, err
 				return err
 			}
 			if stop = asked[0].stop; len(entering) == 0 && stop != nil {
-				return nil
+				return nil //nolint:nilerr // why it stops is no fault of the transaction's
 			}
 		}
 		if c.run, err = tx.RunClaim(ctx, args.RunID, w.lease); errors.Is(err, db.ErrNotFound) {

@@ -45,7 +45,7 @@ func (h *house) delivered(automation uuid.UUID, n int, changes ...func(*db.RunNe
 			}
 			place := admitted[0][0].Places[0]
 			return h.poster.PostRuns(h.t.Context(), tx.Pgx(), []jobs.RunArgs{{
-				TenantID: h.tenant, RunID: run.ID, Lag: place.Lag, NotBefore: place.NotBefore, Urgent: run.Priority == automations.PriorityUrgent,
+				TenantID: h.tenant, RunID: run.ID, Lag: place.Lag, NotBefore: place.NotBefore, Urgent: run.Priority == automations.PriorityUrgent, Posted: time.Now(),
 			}})
 		}))
 		ids = append(ids, run.ID)

@@ -49,6 +49,8 @@ type RunArgs struct {
 	Urgent bool `json:"-"`
 	// Lag is how far its tenant is ahead of its share: what decides who goes first.
 	Lag time.Duration `json:"-"`
+	// Posted is when the run was admitted; it goes with Lag.
+	Posted time.Time `json:"-"`
 	// Trace, if valid, is the trace of the run's event, where many are posted at once.
 	Trace trace.SpanContext `json:"-"`
 }
@@ -62,9 +64,9 @@ func (a RunArgs) InsertOpts() river.InsertOpts {
 	if a.Urgent {
 		opts.Queue = urgentQueue
 	}
-	if opts.Priority == lastClass && a.NotBefore.IsZero() {
+	if opts.Priority == lastClass && a.NotBefore.IsZero() && !a.Posted.IsZero() {
 		// Within the last class jobs are fetched in the order of their virtual times: a day is taken off so that none is in the future.
-		opts.ScheduledAt = time.Now().Add(a.Lag - tailBehind)
+		opts.ScheduledAt = a.Posted.Add(a.Lag - tailBehind)
 	}
 	return opts
 }

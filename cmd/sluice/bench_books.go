@@ -23,7 +23,7 @@ type booked struct {
 // differencesShown bounds what is printed of differences; all are counted.
 const differencesShown = 20
 
-// booksBeside compares the ledger with the provider's journal, call by call: a charge to the token, an orphan with what it was taken for.
+// booksBeside compares the ledger with the provider's journal, and prints what came of it.
 func booksBeside(ctx context.Context, owner *pgxpool.Pool, provider *scripted.Provider, out io.Writer) (differences int, err error) {
 	ledger, err := booksOf(ctx, owner)
 	if err != nil {
@@ -33,12 +33,24 @@ func booksBeside(ctx context.Context, owner *pgxpool.Pool, provider *scripted.Pr
 	if len(journal) < provider.Total() {
 		return 0, fmt.Errorf("compare the books: the journal has %d calls, and keeps %d", provider.Total(), len(journal))
 	}
-	differ := func(format string, args ...any) {
-		if differences++; differences <= differencesShown {
-			fmt.Fprintf(out, format+"\n", args...)
-		}
+	c := compareBooks(ledger, journal)
+	for _, difference := range c.differences[:min(len(c.differences), differencesShown)] {
+		fmt.Fprintln(out, difference)
 	}
-	charges, orphans, unsent := 0, 0, 0
+	fmt.Fprintf(out, "ledger beside the provider's journal of %d calls: %d charges equal to the token, %d orphans at or above what was billed, %d orphans that never arrived; differences %d\n",
+		len(journal), c.charges, c.orphans, c.unsent, len(c.differences))
+	return len(c.differences), nil
+}
+
+// comparison is what came of comparing the books.
+type comparison struct {
+	charges, orphans, unsent int
+	differences              []string
+}
+
+// compareBooks goes through the journal call by call: a charge is equal to the token, an orphan covers what was billed. It uses the ledger up.
+func compareBooks(ledger map[string]booked, journal []scripted.ProviderEntry) (c comparison) {
+	differ := func(format string, args ...any) { c.differences = append(c.differences, fmt.Sprintf(format, args...)) }
 	for _, entry := range journal {
 		e, ok := ledger[entry.RequestID]
 		// A call that reached the provider twice finds no entry the second time.
@@ -50,23 +62,21 @@ func booksBeside(ctx context.Context, owner *pgxpool.Pool, provider *scripted.Pr
 		case !ok:
 			differ("the provider billed %s, and the ledger has no entry for that", entry.RequestID)
 		case e.kind == db.EntryOrphan && e.input >= input && e.output >= output:
-			orphans++
+			c.orphans++
 		case e.kind != db.EntryOrphan && e.input == input && e.output == output:
-			charges++
+			c.charges++
 		default:
 			differ("%s is booked as %s of %d and %d tokens, and billed as %d and %d", entry.RequestID, e.kind, e.input, e.output, input, output)
 		}
 	}
 	for id, e := range ledger {
 		if e.kind == db.EntryOrphan {
-			unsent++
+			c.unsent++
 		} else {
 			differ("%s is booked as %s, and never reached the provider", id, e.kind)
 		}
 	}
-	fmt.Fprintf(out, "ledger beside the provider's journal of %d calls: %d charges equal to the token, %d orphans at or above what was billed, %d orphans that never arrived; differences %d\n",
-		len(journal), charges, orphans, unsent, differences)
-	return differences, nil
+	return c
 }
 
 // booksOf reads the ledger's calls by the id that the provider is told.

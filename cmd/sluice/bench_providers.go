@@ -25,6 +25,7 @@ type benchProviders struct {
 	During    time.Duration `default:"16s" help:"How long each trouble lasts."`
 	Recover   time.Duration `default:"60s" help:"How long a backlog may take to be done after its trouble."`
 	Only      []string      `help:"These troubles alone."`
+	Apart     bool          `help:"Let each backlog recover before the next trouble begins, and not meanwhile; twice as long."`
 }
 
 const (
@@ -148,11 +149,15 @@ func (r *providersRound) broken(format string, args ...any) {
 	r.breaches = append(r.breaches, fmt.Sprintf(format, args...))
 }
 
-// play measures the phases in turn. A backlog recovers while the next trouble is on, which is the harder case for both.
+// play measures the phases in turn, then the fallbacks, and then compares the books.
 func (r *providersRound) play(ctx context.Context) error {
 	fmt.Fprintf(r.out, "one worker process (%s); a tenant with a key of its own floods %d events at the beginning of each trouble of %s; %d others send %.0f events a second each\n",
 		strings.Join(providersSettings, " "), r.Flood, r.During, r.Others, r.PerSecond)
-	fmt.Fprintf(r.out, "a backlog recovers while the next trouble is on; wait is from the event's commit to the beginning of its run\n\n")
+	recovery := "while the next trouble is on"
+	if r.Apart {
+		recovery = "before the next trouble begins"
+	}
+	fmt.Fprintf(r.out, "a backlog recovers %s; wait is from the event's commit to the beginning of its run; throughput is of events sent and done in the phase\n\n", recovery)
 	if _, err := r.owner.Exec(ctx, providersPriceSQL, "openai", strings.TrimPrefix(providersOwnAccount, "openai/")); err != nil {
 		return fmt.Errorf("price a model: %w", err)
 	}
@@ -282,9 +287,16 @@ func (r *providersRound) phases(ctx context.Context) error {
 		}
 		cases = append(cases, one)
 		group.Go(func() { one.recovered = one.await(ctx, r.Recover) })
+		if r.Apart {
+			group.Wait()
+		}
 	}
 	group.Wait()
-	fmt.Fprintln(r.out)
+	again, err := r.phase(ctx, func(context.Context) error { return nil })
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(r.out, "%-15s others %s\n\n", "no flood, again", again)
 	for _, one := range cases {
 		if err := one.judge(ctx); err != nil {
 			return err
@@ -311,8 +323,37 @@ select created_at >= $2 and created_at < $3, coalesce(finished_at >= $2 and fini
     extract(epoch from coalesce(started_at, $3) - created_at)::float8
 from sluice.runs where tenant_id = any($1) and (created_at >= $2 or finished_at >= $2)`
 
+// othersIDs are the others' tenants.
+func (r *providersRound) othersIDs() []string {
+	ids := make([]string, len(r.others))
+	for i, g := range r.others {
+		ids[i] = g.tenant.String()
+	}
+	return ids
+}
+
+// settle waits until the others have caught up, so that a phase does not pay for the one before; not for ever.
+func (r *providersRound) settle(ctx context.Context) error {
+	for deadline := time.Now().Add(r.During); time.Now().Before(deadline); {
+		var late int
+		err := r.owner.QueryRow(ctx, `select count(*) from sluice.runs where tenant_id = any($1) and finished_at is null and started_at is null and created_at < now() - interval '1 second'`,
+			r.othersIDs()).Scan(&late)
+		if err != nil {
+			return fmt.Errorf("count what is late: %w", err)
+		}
+		if late == 0 {
+			return nil
+		}
+		pause(ctx, providersPoll)
+	}
+	return nil
+}
+
 // phase lets a phase begin, waits for its length, and reads what the others had of it. One that has not begun has waited until the end.
 func (r *providersRound) phase(ctx context.Context, begin func(context.Context) error) (f othersFigure, err error) {
+	if err := r.settle(ctx); err != nil {
+		return f, err
+	}
 	f.from = time.Now()
 	if err := begin(ctx); err != nil {
 		return f, err
@@ -320,18 +361,14 @@ func (r *providersRound) phase(ctx context.Context, begin func(context.Context) 
 	pause(ctx, time.Until(f.from.Add(r.During)))
 	f.to = time.Now()
 	f.elapsed = f.to.Sub(f.from)
-	ids := make([]string, len(r.others))
-	for i, g := range r.others {
-		ids[i] = g.tenant.String()
-	}
-	rows, err := r.owner.Query(ctx, othersSQL, ids, f.from, f.to)
+	rows, err := r.owner.Query(ctx, othersSQL, r.othersIDs(), f.from, f.to)
 	if err != nil {
 		return f, fmt.Errorf("read the others' runs: %w", err)
 	}
 	var sent, done, dead bool
 	var wait float64
 	_, err = pgx.ForEachRow(rows, []any{&sent, &done, &dead, &wait}, func() error {
-		if done {
+		if sent && done {
 			f.done++
 		}
 		if dead {

@@ -186,7 +186,7 @@ func (t *troubledTenant) judge(ctx context.Context) error {
 }
 
 const troubledCountsSQL = `
-select coalesce(sum(c.n), 0)::int, coalesce(max(c.n), 0)::int, (count(*) filter (where r.status = 'dead'))::int, coalesce(max(r.until), now())
+select coalesce(sum(c.n), 0)::int, coalesce(max(c.n), 0)::int, (count(*) filter (where r.status = 'dead'))::int, coalesce(max(r.until) filter (where r.finished_at is null), now())
 from sluice.runs r
 left join lateral (select count(*) as n from sluice.calls c where c.tenant_id = r.tenant_id and c.run_id = r.id and c.sent_at is not null) c on true
 where r.tenant_id = $1`

@@ -281,7 +281,7 @@ func plantFor(ctx context.Context, d *db.DB, g guest, n int, fifo bool) error {
 			}
 			var posted []jobs.RunArgs
 			for i, delivery := range deliveries {
-				job := jobs.RunArgs{TenantID: g.tenant, RunID: delivery.Events[0].Runs[0].ID}
+				job := jobs.RunArgs{TenantID: g.tenant, RunID: delivery.Events[0].Runs[0].ID, Posted: time.Now()}
 				if !fifo {
 					job.Lag = admitted[i][0].Places[0].Lag
 				}
