@@ -58,6 +58,7 @@ func (w worked) answered(step db.RunStep) {
 		call.ModelServed, call.Finish, call.CostPico = "echo-1", "stop", 412_000_000
 		call.Tokens = db.Tokens{InputUncached: 7, InputCacheRead: 1, OutputVisible: 3, OutputReasoning: 1}
 		require.NoError(w.b.t, tx.CallsReceive(ctx, []db.Call{call}))
+		require.NoError(w.b.t, tx.RunCost(ctx, r.ID))
 		step.Output = json.RawMessage(`{"reply":"yes"}`)
 		return tx.RunStep(ctx, r.ID, r.Epoch, step)
 	})

@@ -66,13 +66,13 @@ func TestRunStepsOnlyAsTheTableSays(t *testing.T) {
 			}
 			tx, err := b.Owner.Begin(ctx)
 			require.NoError(t, err)
-			_, err = tx.Exec(ctx, `alter table sluice.runs disable trigger run_step`)
+			_, err = tx.Exec(ctx, `alter table sluice.runs disable trigger runs_stepped`)
 			require.NoError(t, err)
 			set := `update sluice.runs set status = $1, reason = 'test', lease_until = case when $1 = 'running' then now() end,
 			    finished_at = case when $1 in ('done', 'skipped', 'dead', 'cancelled') then now() end where id = $2`
 			_, err = tx.Exec(ctx, set, from, p.run)
 			require.NoError(t, err)
-			_, err = tx.Exec(ctx, `alter table sluice.runs enable trigger run_step`)
+			_, err = tx.Exec(ctx, `alter table sluice.runs enable trigger runs_stepped`)
 			require.NoError(t, err)
 			_, err = tx.Exec(ctx, set, to, p.run)
 			require.Equal(t, allowed[[2]string{from, to}], err == nil, "%s to %s: %v", from, to, err)
