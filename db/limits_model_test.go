@@ -167,8 +167,8 @@ func (m *limitsModel) admit(drops []bool, at time.Time) []modelEvent {
 	limit, _ := m.effective(db.LimitEventsPerHour, m.limits.EventsPerHourHard, at)
 	held, worked := false, int64(0)
 	for i, drop := range drops {
-		// What comes after those that are held stands behind them, whatever became of the limit.
-		out[i].over = m.hourHolding || limit != nil && m.hourEvents+int64(i)+1 > *limit
+		// What comes after those that are held stands behind them, whatever became of the limit; what is to be dropped stands behind nothing.
+		out[i].over = m.hourHolding && !drop || limit != nil && m.hourEvents+int64(i)+1 > *limit
 		switch {
 		case !out[i].over:
 			worked++

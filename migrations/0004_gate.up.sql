@@ -790,15 +790,19 @@ begin
         join sluice.tenants t on t.tenant_id = f.tenant_id
         cross join lateral sluice.limits_at(f.tenant_id, at) m
     ), counted as materialized (
-        select f.*, s.holding or s.hour_events + row_number() over (partition by f.tenant_id order by f.place) > s.events_per_hour as over
+        select f.*, coalesce(s.hour_events + row_number() over (partition by f.tenant_id order by f.place) > s.events_per_hour, false) as beyond, s.holding
         from fresh f join stood s on s.tenant_id = f.tenant_id
-    ), placed as materialized (
-        select r.*, c.tenant_id, c.endpoint_id, c.id as event_id, c.entity, c.sequence, c.occurred_at, coalesce(c.over, false) as over,
-               row_number() over (partition by c.tenant_id, r.priority, coalesce(c.over, false) order by r.place) - 1 as behind,
-               row_number() over (partition by c.tenant_id, coalesce(c.over, false) order by r.place) - 1 as paced
+    ), judged as materialized (
+        -- What is to be dropped stands behind nothing: it is dropped where the hour is full, and goes on where it is not.
+        select r.*, c.tenant_id, c.endpoint_id, c.id as event_id, c.entity, c.sequence, c.occurred_at,
+               c.beyond or c.holding and r.over_limit <> 'drop' as over
         from unnest(r_event, r_id, r_automation, r_version, r_mode, r_priority, r_ordering, r_attempts, r_over)
              with ordinality as r (event, id, automation_id, version, mode, priority, ordering, attempts_max, over_limit, place)
         join counted c on c.place = r.event
+    ), placed as materialized (
+        select j.*, row_number() over (partition by j.tenant_id, j.priority, j.over order by j.place) - 1 as behind,
+               row_number() over (partition by j.tenant_id, j.over order by j.place) - 1 as paced
+        from judged j
     ), runs as (
         insert into sluice.runs (tenant_id, id, event_id, endpoint_id, automation_id, automation_version, mode, priority,
                                  ordering, entity, ordered_at, order_sequence, attempts_max, over_limit, status, reason, detail, until, finished_at)
@@ -825,7 +829,8 @@ begin
             urgent_at = s.urgent_at + coalesce(m.urgent, 0) * (interval '1 second' / s.share),
             pace_at = s.pace_at + coalesce(coalesce(m.routine + m.urgent, 0) * (interval '1 second' / s.runs_per_second), interval '0')
         from stood s
-        join (select tenant_id, count(*) as stored, count(*) filter (where not coalesce(over, false)) as worked from counted group by 1) n on n.tenant_id = s.tenant_id
+        join (select tenant_id, count(*) as stored, count(*) filter (where not c.beyond and (not c.holding or c.place in (select event from judged where not over))) as worked
+              from counted c group by 1) n on n.tenant_id = s.tenant_id
         left join (select tenant_id, count(*) filter (where not over and priority = 'routine') as routine,
                           count(*) filter (where not over and priority = 'urgent') as urgent,
                           bool_or(over and over_limit <> 'drop') as held from placed group by 1) m on m.tenant_id = s.tenant_id
