@@ -238,8 +238,11 @@ func (a *API) credentialUpdate(ctx context.Context, in *credentialUpdateInput) (
 			}
 			change.Secret = tenants.NewSecret(*in.Body.Secret)
 		}
-		c, err = tx.CredentialUpdate(ctx, id, change, in.Version)
-		return err
+		paused := c.PausedAt != nil
+		if c, err = tx.CredentialUpdate(ctx, id, change, in.Version); err != nil || !paused || c.PausedAt != nil {
+			return err
+		}
+		return a.deps.Poster.WakeCredential(ctx, tx, a.deps.Now())
 	})
 	if err != nil {
 		return nil, err

@@ -351,12 +351,17 @@ const claimedWithin = 15 * time.Second
 // queued or due gets a job only where none is alive, since it may just be a long queue.
 const runStrandedSQL = `
 select r.tenant_id, r.id
-from (select tenant_id, id, status, until, lease_until, updated_at from sluice.runs where finished_at is null and status in ('queued', 'running', 'waiting')
-        and updated_at < now() - @grace::interval order by updated_at limit @scanned) r
-where ((r.status = 'running' and r.lease_until < now()
+from ((select tenant_id, id, status, updated_at from sluice.runs where status = 'running' and lease_until < now() and updated_at < now() - @grace::interval
+       order by lease_until limit @scanned)
+    union all
+      (select tenant_id, id, status, updated_at from sluice.runs where status = 'waiting' and until < now() - @grace::interval order by until limit @scanned)
+    union all
+      (select tenant_id, id, status, updated_at from sluice.runs where finished_at is null and status = 'queued' and updated_at < now() - @grace::interval
+       order by updated_at limit @scanned)) r
+where ((r.status = 'running'
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))
-    or ((r.status = 'queued' or (r.status = 'waiting' and r.until < now() - @grace::interval))
+    or (r.status <> 'running'
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
                         and (j.state in ('available', 'pending', 'retryable', 'scheduled')
                              or (j.state = 'running' and j.attempted_at > now() - @claimed::interval)))))

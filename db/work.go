@@ -461,3 +461,16 @@ func (tx TenantTx) RunCost(ctx context.Context, id uuid.UUID) error {
 	_, err := run(ctx, tx.tx, runCostSQL, tx.with(args{"id": id}))
 	return err
 }
+
+const runsWakeSQL = `
+update sluice.runs r set status = 'queued', reason = 'provider.credential_resumed', detail = 'A person has seen to the credential that it waited for.',
+    until = null, updated_at = now()
+where r.tenant_id = @tenant_id and r.id in (
+    select w.id from sluice.runs w
+    where w.tenant_id = @tenant_id and w.status = 'waiting' and w.reason = any(@reasons) order by w.id limit @most for update skip locked)
+returning r.id, r.priority`
+
+// RunsWake lets go on at once what waits for one of these reasons, up to most. The caller adds their jobs in the same transaction.
+func (tx TenantTx) RunsWake(ctx context.Context, reasons []string, most int) ([]Woken, error) {
+	return many[Woken](ctx, tx.tx, runsWakeSQL, tx.with(args{"reasons": reasons, "most": most}))
+}

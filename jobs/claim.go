@@ -11,6 +11,7 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
+	"sluice/jobs/llm"
 	"sluice/tenants"
 )
 
@@ -236,6 +237,24 @@ func (p *Poster) unpark(ctx context.Context, tx db.TenantTx, places int) error {
 		return fmt.Errorf("wake parked runs: %w", err)
 	}
 	return p.PostRuns(ctx, tx.Pgx(), jobsOf(tx.TenantID, woken))
+}
+
+// wokenMax bounds how many runs one change of a credential wakes; the others come by themselves, within a quarter of an hour.
+const wokenMax = 10_000
+
+// WakeCredential lets runs go on that waited since a key was paused, in the transaction that resumes it. They begin when no worker holds the paused
+// key in memory any more.
+func (p *Poster) WakeCredential(ctx context.Context, tx db.TenantTx, now time.Time) error {
+	reasons := []string{reasonPaused, providerReasonDot + string(llm.KindCredentialRejected), providerReasonDot + string(llm.KindQuotaExhausted)}
+	woken, err := tx.RunsWake(ctx, reasons, wokenMax)
+	if err != nil {
+		return fmt.Errorf("wake what waited for a credential: %w", err)
+	}
+	args := jobsOf(tx.TenantID, woken)
+	for i := range args {
+		args[i].NotBefore = now.Add(keyringAge + time.Second)
+	}
+	return p.PostRuns(ctx, tx.Pgx(), args)
 }
 
 func jobsOf(tenantID uuid.UUID, woken []db.Woken) []RunArgs {

@@ -10,10 +10,11 @@ import (
 	"sluice/db"
 )
 
-// wish is what one run wants of its tenant's next commit: one of the four.
+// wish is what one run wants of its tenant's next commit: one of the five.
 type wish struct {
 	claim uuid.UUID
 	park  uuid.UUID
+	keep  func(ctx context.Context, tx db.TenantTx) error // writes a reply, while the run goes on
 	send  *db.Call
 	end   *ending
 }
@@ -31,12 +32,18 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 	var ends []ending
 	var claims, parks []uuid.UUID
 	var sends []db.Call
+	var writes []func(ctx context.Context, tx db.TenantTx) error
 	for _, one := range wishes {
 		switch {
+		case one.keep != nil:
+			writes = append(writes, one.keep)
 		case one.park != uuid.Nil:
 			parks = append(parks, one.park)
 		case one.end != nil:
 			ends = append(ends, *one.end)
+			if one.end.with != nil {
+				writes = append(writes, one.end.with)
+			}
 		case one.send != nil:
 			sends = append(sends, *one.send)
 		default:
@@ -61,6 +68,11 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 		if err := tx.CallsReceive(ctx, replies); err != nil {
 			return fmt.Errorf("keep %d replies: %w", len(replies), err)
 		}
+		for _, write := range writes {
+			if err := write(ctx, tx); err != nil {
+				return err
+			}
+		}
 		if len(sends) == 0 {
 			return nil
 		}
@@ -74,7 +86,7 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 	}
 	for i, one := range wishes {
 		switch {
-		case one.end != nil, one.park != uuid.Nil:
+		case one.end != nil, one.park != uuid.Nil, one.keep != nil:
 		case one.send != nil:
 			// One that is missing is no longer its worker's.
 			if at := slices.IndexFunc(sent, func(g db.Granted) bool { return g.ID == one.send.ID }); at >= 0 {
@@ -112,6 +124,11 @@ func (w *runWorker) endTogether(ctx context.Context, tx db.TenantTx, ends []endi
 	parked, err := tx.RunsStep(ctx, steps)
 	if err != nil {
 		return nil, fmt.Errorf("end the hold of %d runs: %w", len(steps), err)
+	}
+	if i := slices.IndexFunc(ends, func(e ending) bool { return e.step.Status == db.RunHeld }); i >= 0 {
+		if err := tx.BudgetHold(ctx, ends[i].step.Reason); err != nil {
+			return nil, fmt.Errorf("hold what comes after: %w", err)
+		}
 	}
 	if err := tx.ActionsInsert(ctx, actions); err != nil {
 		return nil, fmt.Errorf("keep %d actions: %w", len(actions), err)

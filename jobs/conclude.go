@@ -24,6 +24,8 @@ type ending struct {
 	call   *db.Call // a reply that was just received, and is still to be paid for; nil where there is none
 	step   db.RunStep
 	intent *db.Action
+	// with, if not nil, writes what else belongs to it, such as what became of a call without a reply.
+	with func(ctx context.Context, tx db.TenantTx) error
 }
 
 // conclude keeps what the model answered, in one transaction with other runs of the tenant. fresh says that the reply was just received. The job
@@ -68,12 +70,12 @@ func (w *runWorker) keep(ctx context.Context, c *claimed, call db.Call, reply ll
 	if err != nil {
 		return call, err
 	}
-	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
+	_, err = w.lanes.write(ctx, c.run.TenantID, wish{keep: func(ctx context.Context, tx db.TenantTx) error {
 		if err := receive(ctx, tx, call); err != nil {
 			return err
 		}
 		return tx.RunCost(ctx, c.run.ID)
-	})
+	}})
 	call.State = db.CallReceived
 	return call, err
 }

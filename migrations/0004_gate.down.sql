@@ -180,7 +180,7 @@ revoke all on function sluice.run_step() from public;
 create trigger run_step after update on sluice.runs for each row execute function sluice.run_step();
 alter table sluice.run_history add foreign key (tenant_id, run_id) references sluice.runs;
 delete from sluice.run_steps where (from_status, to_status) in (('queued', 'held'), ('queued', 'waiting'), ('queued', 'skipped'), ('held', 'held'));
-drop index sluice.runs_status;
+drop index sluice.runs_status, sluice.runs_leased, sluice.runs_waiting;
 create index runs_status on sluice.runs (tenant_id, status, id);
 revoke select (epoch) on sluice.runs from sluice_system;
 alter table sluice.runs drop column over_limit, drop column depth, drop column held_tokens, drop column held_pico;

@@ -168,6 +168,9 @@ alter table sluice.runs
 -- Not beginning with the tenant, so that no plan of a foreign key check takes it for the key's own index (it did: a scan of all of the tenant's runs).
 drop index sluice.runs_status;
 create index runs_status on sluice.runs (status, tenant_id, id);
+-- What the reconciler looks at: what is overdue, however much waits for later.
+create index runs_leased on sluice.runs (lease_until) where status = 'running';
+create index runs_waiting on sluice.runs (until) where status = 'waiting';
 grant insert (over_limit, depth) on sluice.runs to sluice_app;
 grant update (held_tokens, held_pico, depth, started_at, priority) on sluice.runs to sluice_app;
 
