@@ -13,7 +13,7 @@ import (
 const gatesDueSQL = `
 select tenant_id from (
     select tenant_id from sluice.places where holding
-    union select tenant_id from sluice.budgets where holding <> '' or parked > 0) due
+    union select tenant_id from sluice.budgets where held or parked > 0) due
 order by random() limit @limit`
 
 // GatesDue finds tenants of which something is held or parked.
@@ -94,7 +94,7 @@ with b as materialized (
     from (select sluice.budget_roll(@tenant_id, coalesce(@at::timestamptz, now())) as x) r,
          sluice.limits_at(@tenant_id, coalesce(@at::timestamptz, now())) m),
 held as materialized (
-    select r.id, r.priority, r.held_tokens, r.held_pico from sluice.runs r
+    select r.id, r.priority, r.reason, r.held_tokens, r.held_pico from sluice.runs r
     where r.tenant_id = @tenant_id and r.status = 'held' and r.reason <> 'limit.events_per_hour' order by r.id limit @most::int + 1),
 known as materialized (
     select h.id, h.priority, coalesce(nullif(h.held_tokens, 0), max(h.held_tokens) over ()) as tokens, coalesce(nullif(h.held_pico, 0), max(h.held_pico) over ()) as pico
@@ -118,15 +118,17 @@ released as (
     from known k where r.tenant_id = @tenant_id and r.id = k.id and r.status = 'held' and k.id in (select id from due)
     returning r.id, r.priority),
 cleared as (
-    update sluice.budgets u set holding = case when exists (select from fitting where id not in (select id from due)) then u.holding else '' end
-    where u.tenant_id = @tenant_id and u.holding <> '')
+    update sluice.budgets u set held = exists (select from held where id not in (select id from due)),
+        holding = case when exists (select from fitting where id not in (select id from due))
+                       then coalesce(nullif(u.holding, ''), (select h.reason from held h join fitting f on f.id = h.id order by h.id limit 1)) else '' end
+    where u.tenant_id = @tenant_id and u.held)
 select id, priority from released order by id`
 
 // RunsReleaseBudget lets go on runs that a limit of tokens or of money held, as many as fit, up to most. The caller adds their jobs in the same
 // transaction.
 func (tx TenantTx) RunsReleaseBudget(ctx context.Context, most int) ([]Woken, error) {
-	holding, err := value[string](ctx, tx.tx, gateLockSQL, tx.with(nil))
-	if err != nil || holding == "" {
+	held, err := value[bool](ctx, tx.tx, gateLockSQL, tx.with(nil))
+	if err != nil || !held {
 		return nil, err
 	}
 	return many[Woken](ctx, tx.tx, runsReleaseBudgetSQL, tx.with(args{"most": most, "at": tx.at}))

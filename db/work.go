@@ -38,7 +38,7 @@ func (tx TenantTx) GateGet(ctx context.Context) (Gate, error) {
 	return one[Gate](ctx, tx.tx, gateGetSQL, tx.with(nil))
 }
 
-const gateLockSQL = `select holding from sluice.budgets where tenant_id = @tenant_id for update`
+const gateLockSQL = `select held from sluice.budgets where tenant_id = @tenant_id for update`
 
 // runsHoldSQL holds what has not begun and has nothing of its own to say of a limit; what was released is let through.
 const runsHoldSQL = `
@@ -55,7 +55,7 @@ const ReasonReleased = "limit.released"
 // RunsHold holds those of the runs that must stand behind others which a limit holds already, and says which.
 func (tx TenantTx) RunsHold(ctx context.Context, ids []uuid.UUID) ([]uuid.UUID, error) {
 	// Under the lock the releaser cannot have looked before and clear the mark after.
-	if _, err := value[string](ctx, tx.tx, gateLockSQL, tx.with(nil)); err != nil {
+	if _, err := value[bool](ctx, tx.tx, gateLockSQL, tx.with(nil)); err != nil {
 		return nil, err
 	}
 	return values[uuid.UUID](ctx, tx.tx, runsHoldSQL, tx.with(args{"ids": ids}))
@@ -95,7 +95,7 @@ type Pace struct {
 // GateEnter says how many of wanted runs may begin now, by the tenant's concurrency and then by its pace, and takes the pace's slots. The budget is
 // locked until the transaction ends; the runs must be claimed in it.
 func (tx TenantTx) GateEnter(ctx context.Context, g Gate, wanted int) (free int, pace Pace, err error) {
-	if _, err := value[string](ctx, tx.tx, gateLockSQL, tx.with(nil)); err != nil {
+	if _, err := value[bool](ctx, tx.tx, gateLockSQL, tx.with(nil)); err != nil {
 		return 0, Pace{}, err
 	}
 	free = wanted
@@ -165,7 +165,7 @@ type Woken struct {
 
 // RunsUnpark wakes up to most of the runs that wait for a free place. The caller adds their jobs in the same transaction.
 func (tx TenantTx) RunsUnpark(ctx context.Context, most int) ([]Woken, error) {
-	if _, err := value[string](ctx, tx.tx, gateLockSQL, tx.with(nil)); err != nil {
+	if _, err := value[bool](ctx, tx.tx, gateLockSQL, tx.with(nil)); err != nil {
 		return nil, err
 	}
 	return many[Woken](ctx, tx.tx, runsUnparkSQL, tx.with(args{"most": most}))
@@ -431,7 +431,8 @@ func (tx TenantTx) RunsStep(ctx context.Context, ends []RunEnd) (parked int, err
 	return row.Parked, err
 }
 
-const budgetHoldSQL = `update sluice.budgets set holding = @reason where tenant_id = @tenant_id and holding = ''`
+const budgetHoldSQL = `
+update sluice.budgets set holding = case when holding = '' then @reason else holding end, held = true where tenant_id = @tenant_id`
 
 // BudgetHold marks that a run is held for a limit of the budget, so that those that come later stand behind it.
 func (tx TenantTx) BudgetHold(ctx context.Context, reason string) error {

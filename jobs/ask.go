@@ -263,12 +263,13 @@ func (w *runWorker) callFailed(ctx context.Context, c *claimed, p plan, err erro
 	}
 	step := afterModel(err, c.tried(w.now()))
 	c.calls = append(c.calls, db.Call{Provider: p.provider, ModelAsked: p.call.ModelAsked, State: db.CallFailed, ErrorKind: string(e.Kind)})
-	if e.Kind == llm.KindCredentialRejected || e.Kind == llm.KindQuotaExhausted {
+	refused := e.Kind == llm.KindCredentialRejected || e.Kind == llm.KindQuotaExhausted
+	if refused {
 		if err := w.pause(ctx, c, p, e); err != nil {
 			return err
 		}
 	}
-	if step.Status == db.RunWaiting && !step.Refund && w.standIn(c) {
+	if step.Status == db.RunWaiting && (!step.Refund || refused) && w.standIn(c) {
 		step.Wait = snoozeMin // somebody else is asked: there is nothing to wait for
 	}
 	return w.finish(ctx, c, step, func(ctx context.Context, tx db.TenantTx) error {

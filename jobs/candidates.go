@@ -109,6 +109,16 @@ func (c *claimed) failed(model string) int {
 // standIn says whether the next call of the run goes to another model than the last.
 func (w *runWorker) standIn(c *claimed) bool {
 	last := c.calls[len(c.calls)-1]
+	switch llm.Kind(last.ErrorKind) { //nolint:exhaustive // the others are tried again first
+	case llm.KindCredentialRejected, llm.KindQuotaExhausted:
+		// The key is paused now: whoever has another answers at once.
+		for _, model := range c.automation.Spec().Fallbacks {
+			if provider, _, _ := llm.ParseModel(model); provider != last.Provider {
+				return true
+			}
+		}
+		return false
+	}
 	return w.candidates(c)[0] != last.Provider+"/"+last.ModelAsked
 }
 
@@ -176,7 +186,14 @@ func (w *runWorker) priced(c *claimed, q question, key heldKey, price llm.Price,
 func (w *runWorker) pause(ctx context.Context, c *claimed, p plan, e *llm.Error) error {
 	if p.call.CredentialID == nil {
 		w.log.ErrorContext(ctx, "the operator's key is refused", "provider", p.provider, "error", e.Error())
-		w.models.Pause(p.provider, p.owner, w.now().Add(quotaWait))
+		until := w.now().Add(quotaWait)
+		w.models.Pause(p.provider, p.owner, until)
+		err := w.db.System(ctx, func(tx db.SystemTx) error {
+			return tx.ProviderPausePut(ctx, p.provider, p.owner, until, providerReasonDot+string(e.Kind))
+		})
+		if err != nil {
+			return fmt.Errorf("tell the other workers of a paused key: %w", err)
+		}
 		return nil
 	}
 	w.keyring.forget()

@@ -114,6 +114,23 @@ func TestBudgetHoldsRunsAndLetsThemGoOnInOrder(t *testing.T) {
 	require.Len(t, h.provider.Journal(), len(ids), "each was asked once")
 }
 
+// What alone is more than the limit blocks nobody, and goes on when the limit is raised to it.
+func TestRunThatNeverFittedGoesOnWhenTheLimitIsRaised(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	automation := h.automation(map[string]any{"action": map[string]any{"kind": "none"}})
+	h.work()
+	first, worst := h.worst(automation)
+	h.eventually("nobody stands behind it", func() bool {
+		var holding string
+		var held bool
+		require.NoError(t, h.base.Owner.QueryRow(t.Context(), `select holding, held from sluice.budgets where tenant_id = $1`, h.tenant).Scan(&holding, &held))
+		return holding == "" && held
+	})
+	h.limited(fmt.Sprintf(`cost_per_day_hard = %d`, 2*worst))
+	require.Equal(t, db.RunDone, h.ended(first).Status)
+}
+
 func TestRaiseOfALimitEndsByItself(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -74,6 +74,8 @@ create table sluice.budgets (
     reserved_pico   bigint not null default 0 check (reserved_pico >= 0),
     -- The reason for which runs are held, '' for none: what comes later stands behind them.
     holding         text not null default '',
+    -- Whether any run is held for a limit of the budget, be it one that no other stands behind, since it alone is more than the limit.
+    held            boolean not null default false,
     -- How many runs wait for one of the tenant's concurrent runs to end.
     parked          int not null default 0,
     -- When the last run that was claimed would have begun at the tenant's pace (GCRA).
@@ -81,7 +83,7 @@ create table sluice.budgets (
     -- Up to here its ledger may be summed already: an entry of before that is marked as late.
     closed_until    timestamptz not null default '-infinity'
 ) with (fillfactor = 50);
-create index budgets_holding on sluice.budgets (tenant_id) where holding <> '' or parked > 0;
+create index budgets_holding on sluice.budgets (tenant_id) where held or parked > 0;
 select sluice.protect('sluice.budgets');
 
 -- Every tenant has its three rows from its first moment.
