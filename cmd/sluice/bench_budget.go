@@ -27,9 +27,12 @@ type benchBudget struct {
 
 // budgetWatchSQL makes a row of every state of the budget that is committed; the bench's own, in its own database.
 const budgetWatchSQL = `
-create table public.budget_seen (at timestamptz default clock_timestamp(), spent bigint, reserved bigint);
+create table public.budget_seen (at timestamptz default clock_timestamp(), spent bigint, reserved bigint, cap bigint);
 create function public.budget_seen() returns trigger language plpgsql security definer as $$
-begin insert into public.budget_seen (spent, reserved) values (new.day_pico, new.reserved_pico); return null; end $$;
+begin
+    insert into public.budget_seen (spent, reserved, cap) select new.day_pico, new.reserved_pico, cost_per_day_hard from sluice.limits where tenant_id = new.tenant_id;
+    return null;
+end $$;
 create trigger budget_seen after update on sluice.budgets for each row execute function public.budget_seen()`
 
 // Run plays it, prints the counts, and fails where one is wrong.
@@ -117,7 +120,7 @@ func (r *budgetRound) furnish(ctx context.Context) error {
 }
 
 // play lets the workers work, kills one after another while calls are under way, and starts another for each. When nothing fits any more, the budget
-// is raised by one run, so that there is something to kill.
+// is raised, so that there is something to kill.
 func (r *budgetRound) play(ctx context.Context) error {
 	binary, err := os.Executable()
 	if err != nil {
@@ -142,31 +145,34 @@ func (r *budgetRound) play(ctx context.Context) error {
 			return err
 		}
 	}
-	kills, open := 0, 0
-	deadline := time.Now().Add(8 * time.Minute) //nolint:mnd // far beyond what it takes
+	kills, open, known := 0, 0, 0
+	deadline := time.Now().Add(15 * time.Minute) //nolint:mnd // far beyond what it takes
 	for kills < r.Kills && time.Now().Before(deadline) {
-		var under int
-		var held bool
-		if err := r.owner.QueryRow(ctx, `select (select count(*) from sluice.calls where state = 'sent'), exists (select from sluice.runs where status = 'held')`).Scan(&under, &held); err != nil {
+		var under, made int
+		if err := r.owner.QueryRow(ctx, `select count(*) filter (where state = 'sent'), count(*) from sluice.calls`).Scan(&under, &made); err != nil {
 			return err
 		}
-		if under == 0 {
+		if under == 0 || made == known {
 			pause(ctx, 20*time.Millisecond) //nolint:mnd // often enough
 			if err := r.more(ctx); err != nil {
 				return err
 			}
 			continue
 		}
-		pause(ctx, time.Duration(random.IntN(120))*time.Millisecond) //nolint:mnd // within the time of a call
-		i := random.IntN(len(workers))
-		_ = workers[i].Process.Kill()
-		_ = workers[i].Wait()
-		kills, open = kills+1, open+under
-		if err := start(i); err != nil {
-			return err
+		// Calls that no kill has seen are under way: every worker is killed, one after another, within the time of a call.
+		known, open = made, open+under
+		for _, i := range random.Perm(len(workers)) {
+			pause(ctx, time.Duration(random.IntN(30))*time.Millisecond) //nolint:mnd // a part of the time of a call
+			_ = workers[i].Process.Kill()
+			_ = workers[i].Wait()
+			kills++
+			if err := start(i); err != nil {
+				return err
+			}
 		}
 	}
-	fmt.Fprintf(r.out, "%d workers killed, with %.1f calls under way at a kill\n", kills, float64(open)/float64(max(kills, 1)))
+	rounds := max(kills/len(workers), 1)
+	fmt.Fprintf(r.out, "%d workers killed in %d rounds, with %.1f calls under way at the beginning of a round\n", kills, rounds, float64(open)/float64(rounds))
 	if err := untilNone(ctx, r.owner, `select count(*) from sluice.calls where state in ('intended', 'sent')`); err != nil {
 		return err
 	}
@@ -180,19 +186,20 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// more raises the budget by one run where all is held and nothing is under way: orphans are booked at their worst case and use it up.
+// more raises the budget, by as much as it was at first, where all is held and nothing is under way: orphans are booked at their worst case and use it up.
 func (r *budgetRound) more(ctx context.Context) error {
 	_, err := r.owner.Exec(ctx, `
-		update sluice.limits l set cost_per_day_hard = l.cost_per_day_hard + $1, version = version + 1, updated_at = now()
-		from sluice.budgets b where b.tenant_id = l.tenant_id and b.reserved_pico = 0 and b.day_pico + $1 > l.cost_per_day_hard
-		  and not exists (select from sluice.runs where status in ('queued', 'running', 'waiting'))`, r.cap/int64(r.Affords))
+		update sluice.limits l set cost_per_day_hard = l.cost_per_day_hard + $1::bigint, version = version + 1, updated_at = now()
+		from sluice.budgets b where b.tenant_id = l.tenant_id and b.reserved_pico = 0 and b.day_pico + $1::bigint / $2::bigint > l.cost_per_day_hard
+		  and not exists (select from sluice.runs where status in ('queued', 'running', 'waiting'))`, r.cap, int64(r.Affords))
 	return err
 }
 
 // judge holds what the database and the provider's journal say against the promise.
 func (r *budgetRound) judge(ctx context.Context) error {
-	var above, states, most, reserved, limit, spent int64
-	err := r.owner.QueryRow(ctx, `select count(*) filter (where s.spent + s.reserved > l.cost_per_day_hard), count(*), max(s.spent + s.reserved), max(b.reserved_pico), max(l.cost_per_day_hard), max(b.day_pico)
+	var above, states, reserved, limit, spent int64
+	var most float64
+	err := r.owner.QueryRow(ctx, `select count(*) filter (where s.spent + s.reserved > s.cap), count(*), max((s.spent + s.reserved)::float8 / s.cap), max(b.reserved_pico), max(l.cost_per_day_hard), max(b.day_pico)
 		from public.budget_seen s, sluice.limits l, sluice.budgets b`).Scan(&above, &states, &most, &reserved, &limit, &spent)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errBench, err)
@@ -210,7 +217,7 @@ func (r *budgetRound) judge(ctx context.Context) error {
 		}
 		counts[status] = n
 	}
-	fmt.Fprintf(r.out, "budget at the end %d, spent %d, reserved %d; the most that was spent and reserved at any of %d writes is %d; above the budget: %d\n",
+	fmt.Fprintf(r.out, "budget at the end %d, spent %d, reserved %d; at any of %d writes spent and reserved were at most %.4f of the budget as it was then; above it: %d\n",
 		limit, spent, reserved, states, most, above)
 	fmt.Fprintf(r.out, "runs: %v\n", counts)
 	differences, err := booksBeside(ctx, r.owner, r.provider, r.out)

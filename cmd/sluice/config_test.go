@@ -57,7 +57,7 @@ func TestConfigDefaults(t *testing.T) {
 
 	work, faults := configured(t, complete(), "work")
 	require.Empty(t, faults)
-	require.Equal(t, []any{64, 32, 30 * time.Second, 5 * time.Second, 2 * time.Minute, 15 * time.Second},
+	require.Equal(t, []any{1000, 32, 30 * time.Second, 5 * time.Second, 2 * time.Minute, 15 * time.Second},
 		[]any{work.RunWorkers, work.ActionWorkers, work.Lease, work.SweepEvery, work.ModelTimeout, work.ActionTimeout})
 }
 
