@@ -104,7 +104,8 @@ fitting as materialized (
     where k.tokens <= coalesce(b.cap_tokens, k.tokens) and k.pico <= least(coalesce(b.cap_day, k.pico), coalesce(b.cap_month, k.pico))),
 out as (
     select coalesce(sum(r.held_tokens), 0) as tokens, coalesce(sum(r.held_pico), 0) as pico from sluice.runs r
-    where r.tenant_id = @tenant_id and r.status = 'queued' and r.reason = 'limit.released'),
+    where r.tenant_id = @tenant_id and r.status in ('queued', 'running') and r.reason = 'limit.released'
+      and not exists (select from sluice.calls c where c.tenant_id = @tenant_id and c.run_id = r.id and c.epoch = r.epoch and r.status = 'running')),
 due as materialized (
     select s.id from (select f.id, sum(f.tokens) over (order by f.id) as tokens, sum(f.pico) over (order by f.id) as pico,
                              row_number() over (order by f.id) as nth from fitting f) s, b, out
