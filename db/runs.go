@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 )
 
 // RunStatus is where a run stands; table sluice.run_steps says which status may follow which.
@@ -140,21 +139,26 @@ func (tx TenantTx) RunList(ctx context.Context, f RunFilter, p Page) ([]Run, err
 	}))
 }
 
-// runClaimSQL takes a run that is due, or whose worker let its lease run out. What the lease says is decided by the database's clock alone.
-const runClaimSQL = `
+// runsClaimSQL takes runs that are due, or whose worker let its lease run out. What the lease says is decided by the database's clock alone.
+const runsClaimSQL = `
 update sluice.runs r set status = 'running',
     reason = case when r.status = 'running' then 'worker.lost' when r.reason in ('order.turn', 'limit.released') then r.reason else '' end,
     detail = case when r.status = 'running' then 'The worker that had the run did not report back in time; another one takes it up.' else '' end,
     until = null, epoch = r.epoch + 1, attempt = r.attempt + 1, lease_until = now() + @lease::interval,
     started_at = coalesce(r.started_at, now()), updated_at = now()
-where r.tenant_id = @tenant_id and r.id = @id
+where r.tenant_id = @tenant_id and r.id = any(@ids) and (@ordered::boolean or r.ordering = 'none')
   and (r.status = 'queued' or (r.status = 'waiting' and r.until <= now()) or (r.status = 'running' and r.lease_until < now()))
 returning ` + runColumns
 
 // RunClaim takes a run for one worker: its epoch goes up, and it is that worker's until the lease ends. ErrNotFound: there is nothing to take,
 // since it is not due, or another worker has it, or it has ended.
 func (tx TenantTx) RunClaim(ctx context.Context, id uuid.UUID, lease time.Duration) (Run, error) {
-	return one[Run](ctx, tx.tx, runClaimSQL, tx.with(args{"id": id, "lease": lease}))
+	return one[Run](ctx, tx.tx, runsClaimSQL, tx.with(args{"ids": []uuid.UUID{id}, "lease": lease, "ordered": true}))
+}
+
+// RunsClaim takes those of the runs that may be taken and have no order among them, as RunClaim does one.
+func (tx TenantTx) RunsClaim(ctx context.Context, ids []uuid.UUID, lease time.Duration) ([]Run, error) {
+	return many[Run](ctx, tx.tx, runsClaimSQL, tx.with(args{"ids": ids, "lease": lease, "ordered": false}))
 }
 
 const runRenewSQL = `
@@ -163,46 +167,10 @@ where tenant_id = @tenant_id and id = @id and epoch = @epoch and status = 'runni
 
 // RunLoaded is what the work on a run needs beside the run itself.
 type RunLoaded struct {
-	Tenant Tenant
-	Event  Event
+	Event Event
 	// Payload is nil where it is no longer kept.
 	Payload *Payload
 	Calls   []Call
-}
-
-// RunLoad reads what the work on a claimed run needs, in one round trip.
-func (tx TenantTx) RunLoad(ctx context.Context, r Run) (RunLoaded, error) {
-	var batch pgx.Batch
-	batch.Queue(tenantGetSQL, tx.with(nil))
-	batch.Queue(eventGetSQL, tx.with(args{"id": r.EventID}))
-	batch.Queue(eventPayloadGetSQL, tx.with(args{"event_id": r.EventID}))
-	batch.Queue(callListSQL, tx.with(args{"run_id": r.ID}))
-	results := tx.tx.SendBatch(ctx, &batch)
-	defer results.Close()
-	var out RunLoaded
-	tenant, err := next[Tenant](results)
-	if err != nil {
-		return out, err
-	}
-	event, err := next[Event](results)
-	if err != nil {
-		return out, err
-	}
-	payload, err := next[Payload](results)
-	if err != nil {
-		return out, err
-	}
-	if out.Calls, err = next[Call](results); err != nil {
-		return out, err
-	}
-	if len(tenant) == 0 || len(event) == 0 {
-		return out, ErrNotFound
-	}
-	out.Tenant, out.Event = tenant[0], event[0]
-	if len(payload) > 0 {
-		out.Payload = &payload[0]
-	}
-	return out, nil
 }
 
 // RunRenew makes a worker's lease longer. ErrStale: the run is no longer its own.

@@ -76,14 +76,7 @@ due as (
     select at, step, last, least(@wanted::int, greatest(floor(extract(epoch from last - at) / extract(epoch from step) + 0.000001)::int + 1, 0)) as n from pace),
 taken as (
     update sluice.budgets b set paced_at = due.at + due.n * due.step from due where b.tenant_id = @tenant_id and due.n > 0)
-select due.n, greatest(due.at + due.n * due.step - (due.last - now()), now()) as next, due.step from due`
-
-// Entry of runs is granted to some at once, and to others later.
-type paceRow struct {
-	N    int
-	Next time.Time
-	Step time.Duration
-}
+select due.n as now, greatest(due.at + due.n * due.step - (due.last - now()), now()) as next, due.step from due`
 
 // Pace is how many of some runs may begin now, when the next may, and how far the others are apart.
 type Pace struct {
@@ -107,11 +100,9 @@ func (tx TenantTx) GateEnter(ctx context.Context, g Gate, wanted int) (free int,
 	}
 	pace.Now = free
 	if g.RunsPerSecond != nil && free > 0 {
-		row, err := one[paceRow](ctx, tx.tx, gatePaceSQL, tx.with(args{"per_second": *g.RunsPerSecond, "burst": g.Burst, "wanted": free}))
-		if err != nil {
+		if pace, err = one[Pace](ctx, tx.tx, gatePaceSQL, tx.with(args{"per_second": *g.RunsPerSecond, "burst": g.Burst, "wanted": free})); err != nil {
 			return 0, Pace{}, err
 		}
-		pace = Pace{Now: row.N, Next: row.Next, Step: row.Step}
 	}
 	return free, pace, nil
 }
@@ -171,21 +162,6 @@ func (tx TenantTx) RunsUnpark(ctx context.Context, most int) ([]Woken, error) {
 	return many[Woken](ctx, tx.tx, runsUnparkSQL, tx.with(args{"most": most}))
 }
 
-const runsClaimSQL = `
-update sluice.runs r set status = 'running',
-    reason = case when r.status = 'running' then 'worker.lost' when r.reason = 'limit.released' then r.reason else '' end,
-    detail = case when r.status = 'running' then 'The worker that had the run did not report back in time; another one takes it up.' else '' end,
-    until = null, epoch = r.epoch + 1, attempt = r.attempt + 1, lease_until = now() + @lease::interval,
-    started_at = coalesce(r.started_at, now()), updated_at = now()
-where r.tenant_id = @tenant_id and r.id = any(@ids) and r.ordering = 'none'
-  and (r.status = 'queued' or (r.status = 'waiting' and r.until <= now()) or (r.status = 'running' and r.lease_until < now()))
-returning ` + runColumns
-
-// RunsClaim takes those of the runs that may be taken and have no order among them, as RunClaim does one.
-func (tx TenantTx) RunsClaim(ctx context.Context, ids []uuid.UUID, lease time.Duration) ([]Run, error) {
-	return many[Run](ctx, tx.tx, runsClaimSQL, tx.with(args{"ids": ids, "lease": lease}))
-}
-
 const eventsOfSQL = `select ` + eventColumns + ` from sluice.events e where e.tenant_id = @tenant_id and e.id = any(@ids)`
 
 // payloadOf is the raw body of an event that is named.
@@ -200,7 +176,7 @@ select p.event_id, p.headers, p.body, p.document from sluice.event_payloads p wh
 const callsOfSQL = `select ` + callColumns + ` from sluice.calls where tenant_id = @tenant_id and run_id = any(@ids) order by run_id, ordinal`
 
 // RunsLoad reads what the work on claimed runs needs, in one round trip; in the order of the runs.
-func (tx TenantTx) RunsLoad(ctx context.Context, tenant Tenant, runs []Run) ([]RunLoaded, error) {
+func (tx TenantTx) RunsLoad(ctx context.Context, runs []Run) ([]RunLoaded, error) {
 	ids, events := make([]uuid.UUID, len(runs)), make([]uuid.UUID, len(runs))
 	for i, r := range runs {
 		ids[i], events[i] = r.ID, r.EventID
@@ -250,7 +226,7 @@ func (tx TenantTx) RunsLoad(ctx context.Context, tenant Tenant, runs []Run) ([]R
 			}
 			bodies[r.EventID] = &whole
 		}
-		out[i] = RunLoaded{Tenant: tenant, Event: event, Payload: bodies[r.EventID], Calls: byRun[r.ID]}
+		out[i] = RunLoaded{Event: event, Payload: bodies[r.EventID], Calls: byRun[r.ID]}
 	}
 	return out, nil
 }

@@ -158,21 +158,17 @@ func replyOf(call db.Call) (llm.Reply, bool) {
 func (w *runWorker) settleLost(ctx context.Context, c *claimed) (*db.RunStep, error) {
 	orphans := 0
 	for _, call := range c.calls {
-		switch call.State {
-		case db.CallOrphaned:
+		if call.State == db.CallSent || call.State == db.CallOrphaned {
 			orphans++
-		case db.CallIntended:
-			if err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return tx.CallFail(ctx, call.ID, "not_sent", 0) }); err != nil {
-				return nil, fmt.Errorf("end a call that was never sent: %w", err)
-			}
-		case db.CallSent:
-			orphans++
-			err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return orphan(ctx, tx, call, &llm.Error{Kind: kindWorkerLost}) })
-			if errors.Is(err, db.ErrStale) {
-				continue // the worker that lost the run has settled it meanwhile
-			} else if err != nil {
-				return nil, fmt.Errorf("book a call whose reply was lost: %w", err)
-			}
+		}
+		if call.State != db.CallSent && call.State != db.CallIntended {
+			continue
+		}
+		err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return settleCall(ctx, tx, call) })
+		if errors.Is(err, db.ErrStale) {
+			continue // the worker that lost the run has settled it meanwhile
+		} else if err != nil {
+			return nil, fmt.Errorf("end a call that an earlier hold left open: %w", err)
 		}
 	}
 	if orphans > orphansMax {
@@ -180,6 +176,14 @@ func (w *runWorker) settleLost(ctx context.Context, c *claimed) (*db.RunStep, er
 		return &step, nil
 	}
 	return nil, nil //nolint:nilnil // no step: the run goes on
+}
+
+// settleCall ends a call without a worker. intended is a state of rows from before calls were kept as sent at once.
+func settleCall(ctx context.Context, tx db.TenantTx, call db.Call) error {
+	if call.State == db.CallIntended {
+		return tx.CallFail(ctx, call.ID, "not_sent", 0)
+	}
+	return orphan(ctx, tx, call, &llm.Error{Kind: kindWorkerLost})
 }
 
 // kindWorkerLost is the kind of error of a call whose worker was killed while it was under way.

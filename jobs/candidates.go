@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
-
-	"github.com/google/uuid"
 
 	"sluice/db"
 	"sluice/jobs/llm"
@@ -281,16 +278,4 @@ func cutText(text string, bytesMax int) string {
 func usd(pico int64) string {
 	const picoPerUSD, picoPerMicro = 1_000_000_000_000, 1_000_000
 	return fmt.Sprintf("%d.%06d", pico/picoPerUSD, pico%picoPerUSD/picoPerMicro)
-}
-
-// keyringAge is how long a key is held in memory: a rotation, a deletion, a pause by another worker is seen within it.
-const keyringAge = 2 * time.Second
-
-// heldKey is a key to call a provider with.
-type heldKey struct {
-	secret       tenants.Secret // empty where there is none
-	credentialID *uuid.UUID     // nil for the operator's
-	owner        string
-	paused       string // why it is not to be used for now, "" where it may
-	until        time.Time
 }

@@ -26,8 +26,6 @@ type claimed struct {
 	// state is what was fetched, and fetched a sentence about it; nil and "" where the automation fetches nothing.
 	state   any
 	fetched string
-	// looked says that it was asked already whether our own actions led to the event.
-	looked bool
 }
 
 // claiming is what came of the wish to claim a run in its tenant's next commit.
@@ -62,7 +60,7 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 	if len(ids) == 0 {
 		return out, nil
 	}
-	entering, gate, err := w.enter(ctx, tx, ids, out)
+	entering, err := w.enter(ctx, tx, ids, out)
 	if err != nil || len(entering) == 0 {
 		return out, err
 	}
@@ -70,13 +68,13 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 	if err != nil || len(runs) == 0 {
 		return out, err
 	}
-	loaded, err := tx.RunsLoad(ctx, db.Tenant{TenantID: tx.TenantID, Status: gate.Status}, runs)
+	loaded, err := tx.RunsLoad(ctx, runs)
 	if err != nil {
 		return out, fmt.Errorf("read what %d runs need: %w", len(runs), err)
 	}
 	var looking []*claimed
 	for i, run := range runs {
-		c := &claimed{run: run, looked: true}
+		c := &claimed{run: run}
 		fault, err := w.load(ctx, tx, loaded[i], c)
 		if err != nil {
 			return out, err
@@ -97,12 +95,12 @@ func (w *runWorker) claimTogether(ctx context.Context, tx db.TenantTx, ids []uui
 }
 
 // enter asks the tenant's gate for runs: which may be claimed now, and what becomes of the others.
-func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, out []claiming) ([]uuid.UUID, db.Gate, error) {
+func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, out []claiming) ([]uuid.UUID, error) {
 	gate, err := tx.GateGet(ctx)
 	if errors.Is(err, db.ErrNotFound) || err == nil && gate.Status != tenants.Active {
-		return nil, gate, nil // erased or suspended: each is looked at alone
+		return nil, nil // erased or suspended: each is looked at alone
 	} else if err != nil {
-		return nil, gate, fmt.Errorf("read the gate: %w", err)
+		return nil, fmt.Errorf("read the gate: %w", err)
 	}
 	stop := func(of []uuid.UUID, why func(i int) error) {
 		for i, id := range of {
@@ -113,7 +111,7 @@ func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, 
 	if gate.Holding != "" {
 		held, err := tx.RunsHold(ctx, ids)
 		if err != nil {
-			return nil, gate, fmt.Errorf("hold runs: %w", err)
+			return nil, fmt.Errorf("hold runs: %w", err)
 		}
 		stop(held, func(int) error { return errNothing })
 		for range held {
@@ -122,21 +120,21 @@ func (w *runWorker) enter(ctx context.Context, tx db.TenantTx, ids []uuid.UUID, 
 		entering = slices.DeleteFunc(entering, func(id uuid.UUID) bool { return slices.Contains(held, id) })
 	}
 	if gate.RunsPerSecond == nil && gate.ConcurrentRuns == nil || len(entering) == 0 {
-		return entering, gate, nil
+		return entering, nil
 	}
 	free, pace, err := tx.GateEnter(ctx, gate, len(entering))
 	if err != nil {
-		return nil, gate, fmt.Errorf("ask for places: %w", err)
+		return nil, fmt.Errorf("ask for places: %w", err)
 	}
 	if parked, err := tx.RunsPark(ctx, entering[free:]); err != nil {
-		return nil, gate, fmt.Errorf("park runs: %w", err)
+		return nil, fmt.Errorf("park runs: %w", err)
 	} else if len(parked) > 0 {
 		stop(parked, func(int) error { return errNothing })
 	}
 	// Those that are too early come again at the moment of their slot.
 	now := w.now()
 	stop(entering[pace.Now:free], func(i int) error { return snooze{max(pace.Next.Sub(now)+time.Duration(i)*pace.Step, snoozeMin)} })
-	return entering[:pace.Now], gate, nil
+	return entering[:pace.Now], nil
 }
 
 // begin ends the hold at once where the run cannot go on; else its work begins.
@@ -146,31 +144,12 @@ func (w *runWorker) begin(ctx context.Context, c *claimed, fault *db.RunStep) (*
 		fault = &step
 	}
 	if fault == nil {
-		step, err := w.checkLoop(ctx, c)
-		if err != nil {
-			return nil, err
-		}
-		fault = step
-	}
-	if fault == nil {
 		return c, nil
 	}
 	if err := w.finish(ctx, c, *fault, nil); err != nil {
 		return nil, err
 	}
 	return nil, errNothing
-}
-
-// checkLoop asks whether our own actions led to the event, before any token is spent on it. Most runs need no look into the database for that.
-func (w *runWorker) checkLoop(ctx context.Context, c *claimed) (step *db.RunStep, err error) {
-	if c.looked || !c.mayLoop() {
-		return nil, nil //nolint:nilnil // no step: the run goes on
-	}
-	err = w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) (err error) {
-		step, err = w.looped(ctx, tx, c)
-		return err
-	})
-	return step, err
 }
 
 // claimAlone claims one run by itself: one that has an order among others, or of which the tenant's commit said nothing.
@@ -182,7 +161,7 @@ func (w *runWorker) claimAlone(ctx context.Context, args RunArgs) (*claimed, err
 		var err error
 		asked := make([]claiming, 1)
 		if args.Ordered {
-			entering, _, err := w.enter(ctx, tx, []uuid.UUID{args.RunID}, asked)
+			entering, err := w.enter(ctx, tx, []uuid.UUID{args.RunID}, asked)
 			if err != nil {
 				return err
 			}
@@ -200,19 +179,27 @@ func (w *runWorker) claimAlone(ctx context.Context, args RunArgs) (*claimed, err
 			stop = errNothing
 			return err
 		}
-		loaded, err := tx.RunLoad(ctx, c.run)
+		tenant, err := tx.TenantGet(ctx)
 		if err != nil {
-			return fmt.Errorf("read what run %s needs: %w", args.RunID, err)
+			return fmt.Errorf("read the tenant of run %s: %w", args.RunID, err)
 		}
-		if loaded.Tenant.Status != tenants.Active {
+		if tenant.Status != tenants.Active {
 			step := wait(reasonSuspended, "The tenant is suspended.", suspendedWait)
 			stop = snooze{step.Wait}
 			return w.step(ctx, tx, c.run, step)
 		}
-		if fault, err = w.load(ctx, tx, loaded, &c); err != nil || fault != nil {
+		loaded, err := tx.RunsLoad(ctx, []db.Run{c.run})
+		if err != nil {
+			return fmt.Errorf("read what run %s needs: %w", args.RunID, err)
+		}
+		if fault, err = w.load(ctx, tx, loaded[0], &c); err != nil || fault != nil {
 			return err
 		}
-		if skipped, err = w.superseded(ctx, tx, &c); err != nil || skipped == nil {
+		if skipped, err = w.superseded(ctx, tx, &c); err != nil {
+			return err
+		}
+		if skipped == nil {
+			fault, err = w.looped(ctx, tx, &c)
 			return err
 		}
 		stop = errNothing

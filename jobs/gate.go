@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"sluice/db"
-	"sluice/jobs/llm"
 )
 
 const (
@@ -35,23 +34,17 @@ type gate struct {
 	poster *Poster
 	log    *slog.Logger
 	grace  time.Duration
+	now    func() time.Time
 
 	settled time.Time
 }
 
 func (g *gate) loop(ctx context.Context) {
-	ticker := time.NewTicker(gateEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case at := <-ticker.C:
-			if err := g.tick(ctx, at); err != nil && ctx.Err() == nil {
-				g.log.WarnContext(ctx, "gate: it is tried again at the next tick", "error", err)
-			}
+	every(ctx, gateEvery, func(ctx context.Context) {
+		if err := g.tick(ctx, g.now()); err != nil && ctx.Err() == nil {
+			g.log.WarnContext(ctx, "gate: it is tried again at the next tick", "error", err)
 		}
-	}
+	})
 }
 
 func (g *gate) tick(ctx context.Context, at time.Time) error {
@@ -136,10 +129,7 @@ func (g *gate) settle(ctx context.Context, calls []db.Stranded) error {
 			if err != nil {
 				return err
 			}
-			if call.State == db.CallIntended {
-				return tx.CallFail(ctx, call.ID, "not_sent", 0)
-			}
-			return orphan(ctx, tx, call, &llm.Error{Kind: kindWorkerLost})
+			return settleCall(ctx, tx, call)
 		})
 		if err != nil && !errors.Is(err, db.ErrStale) && !errors.Is(err, db.ErrNotFound) {
 			return fmt.Errorf("settle a call that nobody waits for: %w", err)

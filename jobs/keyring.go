@@ -13,14 +13,64 @@ import (
 	"sluice/tenants"
 )
 
-// keyring finds the keys to call providers with, and holds them for a moment, since each run needs one.
+// heldMax bounds what is held in memory for a moment; past it, all is forgotten and read again.
+const heldMax = 10_000
+
+// moment holds what each run needs for a moment, so that it is not read for each.
+type moment[K comparable, V any] struct {
+	age time.Duration
+	now func() time.Time
+
+	mu   sync.Mutex
+	held map[K]dated[V]
+}
+
+type dated[V any] struct {
+	value V
+	until time.Time
+}
+
+func newMoment[K comparable, V any](age time.Duration, now func() time.Time) *moment[K, V] {
+	return &moment[K, V]{age: age, now: now, held: map[K]dated[V]{}}
+}
+
+// get is what is held under a name, or what read reads. An error is not held.
+func (m *moment[K, V]) get(name K, read func() (V, error)) (V, error) {
+	now := m.now()
+	m.mu.Lock()
+	held, ok := m.held[name]
+	m.mu.Unlock()
+	if ok && held.until.After(now) {
+		return held.value, nil
+	}
+	value, err := read()
+	if err != nil {
+		return value, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.held) >= heldMax {
+		clear(m.held)
+	}
+	m.held[name] = dated[V]{value, now.Add(m.age)}
+	return value, nil
+}
+
+// forget lets everything be read anew.
+func (m *moment[K, V]) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.held)
+}
+
+// keyringAge is how long a key is held in memory: a rotation, a deletion, a pause by another worker is seen within it.
+const keyringAge = 2 * time.Second
+
+// keyring finds the keys to call providers with.
 type keyring struct {
 	db       *db.DB
 	operator map[string]tenants.Secret
-	now      func() time.Time
-
-	mu   sync.Mutex
-	held map[keyName]heldKey
+	held     *moment[keyName, heldKey]
 }
 
 type keyName struct {
@@ -28,35 +78,28 @@ type keyName struct {
 	provider, named string
 }
 
-// heldMax bounds what a keyring or a price list holds; past it, all is forgotten and read again.
-const heldMax = 10_000
+// heldKey is a key to call a provider with.
+type heldKey struct {
+	secret       tenants.Secret // empty where there is none
+	credentialID *uuid.UUID     // nil for the operator's
+	owner        string
+	paused       string // why it is not to be used for now, "" where it may
+}
+
+func newKeyring(d *db.DB, operator map[string]tenants.Secret, now func() time.Time) *keyring {
+	return &keyring{db: d, operator: operator, held: newMoment[keyName, heldKey](keyringAge, now)}
+}
 
 // find finds the key of a tenant for a provider: the credential that the automation names, if it is of that provider, else the tenant's newest of
 // that kind, else the operator's. A named one that was deleted is not replaced by another: somebody else would pay.
 func (k *keyring) find(ctx context.Context, tenantID uuid.UUID, provider, named string) (heldKey, error) {
-	name := keyName{tenantID, provider, named}
-	now := k.now()
-	k.mu.Lock()
-	held, ok := k.held[name]
-	k.mu.Unlock()
-	if ok && held.until.After(now) {
-		return held, nil
-	}
-	err := k.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
-		held, err = k.read(ctx, tx, provider, named)
-		return err
+	return k.held.get(keyName{tenantID, provider, named}, func() (held heldKey, err error) {
+		err = k.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
+			held, err = k.read(ctx, tx, provider, named)
+			return err
+		})
+		return held, err
 	})
-	if err != nil {
-		return heldKey{}, err
-	}
-	held.until = now.Add(keyringAge)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.held == nil || len(k.held) >= heldMax {
-		k.held = map[keyName]heldKey{}
-	}
-	k.held[name] = held
-	return held, nil
 }
 
 func (k *keyring) read(ctx context.Context, tx db.TenantTx, provider, named string) (heldKey, error) {
@@ -87,93 +130,49 @@ func (k *keyring) read(ctx context.Context, tx db.TenantTx, provider, named stri
 }
 
 // forget lets the next run read its key anew.
-func (k *keyring) forget() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.held = nil
-}
+func (k *keyring) forget() { k.held.forget() }
 
 // priceAge is how long prices are held in memory. A price row is never changed, so what can be missed for so long is only that another began.
 const priceAge = 5 * time.Second
 
-// priceList holds the prices of models for a moment, since each call needs them.
+// priceList finds the prices of models.
 type priceList struct {
-	db  *db.DB
-	now func() time.Time
-
-	mu   sync.Mutex
-	held map[[2]string]heldPrices
+	db   *db.DB
+	held *moment[[2]string, []llm.Price]
 }
 
-type heldPrices struct {
-	prices []llm.Price
-	until  time.Time
+func newPriceList(d *db.DB, now func() time.Time) *priceList {
+	return &priceList{db: d, held: newMoment[[2]string, []llm.Price](priceAge, now)}
 }
 
 // of reads today's prices of a model, one for each tier. ErrNotFound: it has none.
 func (l *priceList) of(ctx context.Context, tenantID uuid.UUID, provider, model string) ([]llm.Price, error) {
-	name := [2]string{provider, model}
-	now := l.now()
-	l.mu.Lock()
-	held, ok := l.held[name]
-	l.mu.Unlock()
-	if ok && held.until.After(now) {
-		return held.prices, nil
-	}
-	err := l.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
-		held.prices, err = pricesOf(ctx, tx, provider, model)
-		return err
+	return l.held.get([2]string{provider, model}, func() (prices []llm.Price, err error) {
+		err = l.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
+			prices, err = pricesOf(ctx, tx, provider, model)
+			return err
+		})
+		return prices, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	held.until = now.Add(priceAge)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.held == nil || len(l.held) >= heldMax {
-		l.held = map[[2]string]heldPrices{}
-	}
-	l.held[name] = held
-	return held.prices, nil
 }
 
-// secretCache holds the secrets that effects are made with for a moment, since each effect needs one.
+// secretCache finds the secrets that effects are made with.
 type secretCache struct {
-	db  *db.DB
-	now func() time.Time
-
-	mu   sync.Mutex
-	held map[[2]uuid.UUID]heldSecret
+	db   *db.DB
+	held *moment[[2]uuid.UUID, tenants.Secret]
 }
 
-type heldSecret struct {
-	secret tenants.Secret
-	until  time.Time
+func newSecretCache(d *db.DB, now func() time.Time) *secretCache {
+	return &secretCache{db: d, held: newMoment[[2]uuid.UUID, tenants.Secret](keyringAge, now)}
 }
 
 // find opens a credential of a tenant. ErrNotFound: it was deleted.
 func (c *secretCache) find(ctx context.Context, tenantID, credentialID uuid.UUID) (tenants.Secret, error) {
-	name := [2]uuid.UUID{tenantID, credentialID}
-	now := c.now()
-	c.mu.Lock()
-	held, ok := c.held[name]
-	c.mu.Unlock()
-	if ok && held.until.After(now) {
-		return held.secret, nil
-	}
-	err := c.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
-		held.secret, err = tx.CredentialSecret(ctx, credentialID)
-		return err
+	return c.held.get([2]uuid.UUID{tenantID, credentialID}, func() (secret tenants.Secret, err error) {
+		err = c.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
+			secret, err = tx.CredentialSecret(ctx, credentialID)
+			return err
+		})
+		return secret, err
 	})
-	if err != nil {
-		return tenants.Secret{}, err
-	}
-	held.until = now.Add(keyringAge)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.held == nil || len(c.held) >= heldMax {
-		c.held = map[[2]uuid.UUID]heldSecret{}
-	}
-	c.held[name] = held
-	return held.secret, nil
 }

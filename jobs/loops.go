@@ -33,12 +33,6 @@ const marksMax = 64
 // loopAlertEvery is how often the alert of a loop that goes on is written anew.
 const loopAlertEvery = time.Minute
 
-// mayLoop says whether anything of a claimed run must be looked up to tell whether its event stands in a loop.
-func (c *claimed) mayLoop() bool {
-	_, ok := loopAskOf(c)
-	return ok
-}
-
 // looped is loopedTogether for one run.
 func (w *runWorker) looped(ctx context.Context, tx db.TenantTx, c *claimed) (*db.RunStep, error) {
 	steps, err := w.loopedTogether(ctx, tx, []*claimed{c})

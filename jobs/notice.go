@@ -74,18 +74,11 @@ type notices struct {
 }
 
 func (n *notices) loop(ctx context.Context) {
-	ticker := time.NewTicker(noticesEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if err := n.post(ctx); err != nil && ctx.Err() == nil {
-				n.log.WarnContext(ctx, "notices: they are looked for again at the next tick", "error", err)
-			}
+	every(ctx, noticesEvery, func(ctx context.Context) {
+		if err := n.post(ctx); err != nil && ctx.Err() == nil {
+			n.log.WarnContext(ctx, "notices: they are looked for again at the next tick", "error", err)
 		}
-	}
+	})
 }
 
 func (n *notices) post(ctx context.Context) error {

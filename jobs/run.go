@@ -106,24 +106,8 @@ func (w *runWorker) hold(ctx context.Context, c *claimed) error {
 
 // step ends the hold of a run in the caller's transaction; where the run ends with it, the next one of its entity goes on.
 func (w *runWorker) step(ctx context.Context, tx db.TenantTx, run db.Run, s db.RunStep) error {
-	parked, err := tx.RunsStep(ctx, []db.RunEnd{{ID: run.ID, Epoch: run.Epoch, RunStep: s}})
-	if err != nil {
-		return fmt.Errorf("end the hold of run %s as %s: %w", run.ID, s.Status, err)
-	}
-	if s.Status == db.RunHeld {
-		if err := tx.BudgetHold(ctx, s.Reason); err != nil {
-			return fmt.Errorf("hold what comes after run %s: %w", run.ID, err)
-		}
-	}
-	if parked > 0 {
-		if err := w.poster.unpark(ctx, tx, 1); err != nil {
-			return err
-		}
-	}
-	if !s.Status.Ended() {
-		return nil
-	}
-	return w.poster.HandOver(ctx, tx, run)
+	_, err := w.endTogether(ctx, tx, []ending{{run: run, step: s}})
+	return err
 }
 
 // told logs and counts a step after its transaction.

@@ -27,19 +27,12 @@ type sweeper struct {
 	meters *meters
 }
 
-func (s *sweeper) loop(ctx context.Context, every time.Duration) {
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "sweep: it is tried again at the next tick", "error", err)
-			}
+func (s *sweeper) loop(ctx context.Context, pause time.Duration) {
+	every(ctx, pause, func(ctx context.Context) {
+		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "sweep: it is tried again at the next tick", "error", err)
 		}
-	}
+	})
 }
 
 func (s *sweeper) sweep(ctx context.Context) error {

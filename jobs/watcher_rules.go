@@ -100,8 +100,7 @@ func dollars(pico int64) string {
 	if pico < 0 {
 		sign, pico = "-", -pico
 	}
-	text := fmt.Sprintf("%s%d.%06d", sign, pico/picoPerUSD, pico%picoPerUSD/picoPerMicro)
-	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+	return sign + strings.TrimSuffix(strings.TrimRight(usd(pico), "0"), ".")
 }
 
 // stopped finds runs that are held, and runs that wait for a breaker.

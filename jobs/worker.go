@@ -100,13 +100,13 @@ func NewWorker(d Deps) (*Worker, error) {
 	runs := &runWorker{
 		db: d.DB, models: d.Models, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m,
 		lease: d.Lease, timeout: d.ModelTimeout + jobMargin, compiled: NewCompiled(), door: d.Door,
-		slots: newSlots(d.RunWorkers / tenantSlotsOf), prices: &priceList{db: d.DB, now: d.Now}, keyring: &keyring{db: d.DB, operator: d.ProviderKeys, now: d.Now},
+		slots: newSlots(d.RunWorkers / tenantSlotsOf), prices: newPriceList(d.DB, d.Now), keyring: newKeyring(d.DB, d.ProviderKeys, d.Now),
 	}
 	runs.lanes.commit = runs.commit
 	river.AddWorker(kinds, runs)
 	acts := &actionWorker{
 		db: d.DB, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m, timeout: d.ActionTimeout, lease: d.ActionTimeout + d.Lease,
-		secrets: &secretCache{db: d.DB, now: d.Now},
+		secrets: newSecretCache(d.DB, d.Now),
 	}
 	acts.lanes.commit = acts.commit
 	river.AddWorker(kinds, acts)
@@ -145,7 +145,7 @@ func NewWorker(d Deps) (*Worker, error) {
 // others are the loops beside River's and the sweeper's.
 func (w *Worker) others(poster *Poster) []func(context.Context) {
 	d := w.deps
-	gate := &gate{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery}
+	gate := &gate{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, now: d.Now}
 	keeper := &retention{db: d.DB, log: d.Log, age: d.PayloadRetention}
 	told := &notices{db: d.DB, poster: poster, log: d.Log}
 	shared := &providerSync{db: d.DB, models: d.Models, process: w.client.ID(), log: d.Log, now: d.Now}
