@@ -166,9 +166,9 @@ func (a *API) alertChannelCreate(ctx context.Context, in *alertChannelCreateInpu
 	return create(ctx, a, in.Caller, in.Creating, in.Body, func(tx db.TenantTx) (NewAlertChannel, error) {
 		to, secret := db.AlertAddress{URL: tenants.NewSecret(in.Body.URL), Email: tenants.NewSecret(in.Body.Address)}, ""
 		if in.Body.Kind == db.ChannelWebhook {
-			signer, ok := a.deps.Actions.Get("callback")
+			signer, ok := a.deps.Actions.Account("callback")
 			if !ok {
-				return NewAlertChannel{}, errors.New("make a webhook's secret: there is no connector called callback")
+				return NewAlertChannel{}, errors.New("make a webhook's secret: there is no account called callback")
 			}
 			var err error
 			if secret, err = signer.NewSecret(); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
+	"sluice/jobs/action"
 	"sluice/tenants"
 )
 
@@ -179,6 +180,7 @@ func cleanJSON(raw json.RawMessage) json.RawMessage {
 // automationCheck finds every fault of an automation at once, or says what is to be kept.
 func (a *API) automationCheck(ctx context.Context, tx db.TenantTx, given map[string]json.RawMessage, shape []Fault) (automationValue, error) {
 	f, unread := fieldsOf(given, shape)
+	f.Action = a.filled(f.Action)
 	check := &automationChecker{api: a, tx: tx, faults: append(shape, unread...)}
 	compiled, found := automations.Compile(f.Spec)
 	for _, fault := range found {
@@ -204,6 +206,21 @@ func (a *API) automationCheck(ctx context.Context, tx db.TenantTx, given map[str
 	v.spec = compiled.Spec()
 	v.stored, err = json.Marshal(storedSpec{Spec: v.spec, OutputSchema: v.spec.OutputSchema, CredentialID: f.CredentialID})
 	return v, err
+}
+
+// filled is an action object with the defaults of its connector, so that people see what they are.
+func (a *API) filled(raw json.RawMessage) json.RawMessage {
+	var named struct {
+		Kind string `json:"kind"`
+	}
+	if json.Unmarshal(raw, &named) != nil {
+		return raw
+	}
+	connector, ok := a.deps.Actions.Get(named.Kind)
+	if !ok {
+		return raw
+	}
+	return action.Filled(connector.Spec(), raw)
 }
 
 // automationChecker gathers the faults that only the tenant's own rows, the connectors and the prices can tell.
@@ -328,10 +345,10 @@ func (c *automationChecker) action(ctx context.Context, raw json.RawMessage) err
 		c.fault("action.kind", "expected one of "+strings.Join(c.api.deps.Actions.Kinds(), ", "))
 		return nil
 	}
-	for _, fault := range connector.Check(raw) {
+	for _, fault := range c.api.deps.Actions.Check(connector, raw) {
 		c.fault(fault.Place, fault.Message)
 	}
-	needed := connector.CredentialKind()
+	needed := connector.Spec().Account
 	if needed == "" || c.faulty("action.credential_id") {
 		return nil
 	}

@@ -18,7 +18,7 @@ func TestAutomationFaultsComeAllAtOnce(t *testing.T) {
 	everything := b.call(of.editor, "POST", "/v1/automations", map[string]any{
 		"name": "", "endpoint_id": "end_none", "when": "event.typ ==", "model": "scripted/unheard-of", "fallbacks": []any{"nobody/x", 7},
 		"prompt": map[string]any{"system": "{{ payload.x | nofilter }}", "user": "{% if %}", "usr": "x"}, "output_schema": map[string]any{"type": "array"},
-		"max_output_tokens": 99999, "action": map[string]any{"kind": "callback", "url": "ftp://x", "odd": 1}, "mode": "review", "priority": "sometimes",
+		"max_output_tokens": 99999, "action": map[string]any{"kind": "callback", "url": "ftp://x", "odd": 1}, "mode": "on", "priority": "sometimes",
 		"credential_id": callback, "colour": "red",
 	}).refused(422, "input.invalid").faults()
 	require.ElementsMatch(t, []string{
@@ -27,7 +27,7 @@ func TestAutomationFaultsComeAllAtOnce(t *testing.T) {
 		"body.mode", "body.priority", "body.credential_id", "body.colour",
 	}, slices.Collect(maps.Keys(everything)), "%v", everything)
 	require.Contains(t, everything["body.action.credential_id"], "POST /v1/credentials")
-	require.Contains(t, everything["body.mode"], "not available yet")
+	require.Contains(t, everything["body.mode"], "shadow")
 
 	missing := b.call(of.editor, "POST", "/v1/automations", map[string]any{}).refused(422, "input.invalid").faults()
 	require.Subset(t, slices.Collect(maps.Keys(missing)), []string{"body.name", "body.endpoint_id", "body.model", "body.prompt", "body.action"})

@@ -36,6 +36,7 @@ var bodies = map[string]any{
 	"PATCH /v1/endpoints/{id}":        map[string]any{"name": "x"},
 	"PATCH /v1/tenants/{id}":          map[string]any{"name": "x"},
 	"PUT /v1/tenants/{id}/limits":     map[string]any{},
+	"POST /v1/runs/{id}/resolve":      map[string]any{"arrived": true},
 }
 
 func TestEveryRouteNamesWhoMayCallIt(t *testing.T) {

@@ -21,6 +21,7 @@ type Credential struct {
 	ID        string    `json:"id" example:"crd_01980000000070008000000000000000"`
 	Name      string    `json:"name"`
 	Kind      string    `json:"kind" doc:"whom it is for: a provider of models (anthropic, openai), a fetch (bearer), a connector (callback, ...), or deliveries that did not arrive (github, github_app)"`
+	BaseURL   string    `json:"base_url,omitempty" doc:"where its service is asked, if not where everybody's is"`
 	Last4     string    `json:"last4" doc:"the last characters of the secret"`
 	Version   int       `json:"version"`
 	CreatedAt time.Time `json:"created_at"`
@@ -42,7 +43,7 @@ type NewCredential struct {
 
 func toCredential(c db.Credential) Credential {
 	return Credential{
-		ID: tenants.FormatID(tenants.CredentialPrefix, c.ID), Name: c.Name, Kind: c.Kind, Last4: c.Last4, Version: c.Version,
+		ID: tenants.FormatID(tenants.CredentialPrefix, c.ID), Name: c.Name, Kind: c.Kind, BaseURL: c.BaseURL, Last4: c.Last4, Version: c.Version,
 		CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC(), Actor: c.Actor, PausedAt: utc(c.PausedAt), PausedReason: c.PausedReason,
 	}
 }
@@ -53,8 +54,10 @@ type credentialCreateInput struct {
 
 	Body struct {
 		Name   string `json:"name" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
-		Kind   string `json:"kind" doc:"anthropic, openai, bearer (for a fetch), github or github_app (for deliveries that did not arrive), or the kind of credential that an action needs, such as callback" example:"anthropic"`
+		Kind   string `json:"kind" doc:"anthropic, openai, bearer (for a fetch), github_app (for deliveries that did not arrive), or the kind of credential that an action needs, such as callback, github, slack" example:"anthropic"`
 		Secret string `json:"secret,omitempty" maxLength:"8192" doc:"may be left out for callback: one is made, and shown once" writeOnly:"true"`
+
+		BaseURL string `json:"base_url,omitempty" maxLength:"2048" doc:"where its service is asked, without a final slash: required for services that give each customer an address, and for one's own installations" example:"https://acme.zendesk.com"`
 	}
 }
 
@@ -76,10 +79,11 @@ type credentialUpdateInput struct {
 
 	ID   string `path:"id" doc:"crd_..."`
 	Body struct {
-		Name   *string `json:"name,omitempty" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
-		Secret *string `json:"secret,omitempty" maxLength:"8192" doc:"ends its pause, too" writeOnly:"true"`
-		Actor  *string `json:"actor,omitempty" maxLength:"200" pattern:"^([^\\x00-\\x20\\x7f]([^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f])?)?$" patternDescription:"text without control characters and without blanks around it" doc:"who the credential is at its service: a login or an id, as its events name whoever caused them; with the name of the source and a colon before it, of that source only; empty says nothing" example:"acme-bot[bot]"`
-		Paused *bool   `json:"paused,omitempty" enum:"false" doc:"false ends its pause"`
+		Name    *string `json:"name,omitempty" minLength:"1" maxLength:"100" pattern:"^[^\\x00-\\x1f\\x7f]+$" patternDescription:"text without control characters"`
+		Secret  *string `json:"secret,omitempty" maxLength:"8192" doc:"ends its pause, too" writeOnly:"true"`
+		Actor   *string `json:"actor,omitempty" maxLength:"200" pattern:"^([^\\x00-\\x20\\x7f]([^\\x00-\\x1f\\x7f]*[^\\x00-\\x20\\x7f])?)?$" patternDescription:"text without control characters and without blanks around it" doc:"who the credential is at its service: a login or an id, as its events name whoever caused them; with the name of the source and a colon before it, of that source only; empty says nothing" example:"acme-bot[bot]"`
+		BaseURL *string `json:"base_url,omitempty" maxLength:"2048" doc:"where its service is asked; empty is where everybody's is"`
+		Paused  *bool   `json:"paused,omitempty" enum:"false" doc:"false ends its pause"`
 	}
 }
 
@@ -125,45 +129,39 @@ const (
 	providerSecretMax = 512
 )
 
-// connectorOf is the connector that takes credentials of a kind.
-func (a *API) connectorOf(kind string) (action.Connector, bool) {
-	for _, k := range a.deps.Actions.Kinds() {
-		if c, ok := a.deps.Actions.Get(k); ok && kind != "" && c.CredentialKind() == kind {
-			return c, true
-		}
-	}
-	return nil, false
-}
-
 // credentialKinds are all kinds that a credential can be of.
 func (a *API) credentialKinds() []string {
-	kinds := slices.Concat(providerKinds, []string{bearerKind}, jobs.GitHubKinds())
-	for _, k := range a.deps.Actions.Kinds() {
-		if c, ok := a.deps.Actions.Get(k); ok && c.CredentialKind() != "" {
-			kinds = append(kinds, c.CredentialKind())
-		}
-	}
+	kinds := slices.Concat(providerKinds, []string{bearerKind}, jobs.GitHubKinds(), a.deps.Actions.Accounts())
 	slices.Sort(kinds)
 	return slices.Compact(kinds)
 }
 
 // secretFault says what is wrong with a secret of a kind, without repeating it; "" is nothing.
 func (a *API) secretFault(kind, secret string) string {
-	if c, ok := a.connectorOf(kind); ok {
-		if err := c.CheckSecret(secret); err != nil {
-			return err.Error()
-		}
-		return ""
+	var err error
+	switch account, ok := a.deps.Actions.Account(kind); {
+	case slices.Contains(jobs.GitHubKinds(), kind):
+		err = jobs.CheckGitHubSecret(kind, secret)
+	case ok:
+		err = account.Check(secret)
+	case len(secret) < providerSecretMin || len(secret) > providerSecretMax || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }):
+		// A key goes into a header, where a blank or a line's end would be a mistake of copying.
+		err = fmt.Errorf("expected %d to %d printable characters without blanks", providerSecretMin, providerSecretMax)
 	}
-	if slices.Contains(jobs.GitHubKinds(), kind) {
-		if err := jobs.CheckGitHubSecret(kind, secret); err != nil {
-			return err.Error()
-		}
-		return ""
+	if err != nil {
+		return err.Error()
 	}
-	// A key goes into a header, where a blank or a line's end would be a mistake of copying.
-	if len(secret) < providerSecretMin || len(secret) > providerSecretMax || strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return fmt.Sprintf("expected %d to %d printable characters without blanks", providerSecretMin, providerSecretMax)
+	return ""
+}
+
+// baseFault says what is wrong with the address of a credential's service; "" is nothing.
+func (a *API) baseFault(kind, base string) string {
+	account, ok := a.deps.Actions.Account(kind)
+	if !ok {
+		account = action.Account{NoBase: true}
+	}
+	if err := a.deps.Actions.CheckBase(account, base); err != nil {
+		return err.Error()
 	}
 	return ""
 }
@@ -172,22 +170,29 @@ func (a *API) credentialCreate(ctx context.Context, in *credentialCreateInput) (
 	if kinds := a.credentialKinds(); !slices.Contains(kinds, in.Body.Kind) {
 		return nil, invalidAt("body.kind", "expected one of "+strings.Join(kinds, ", "))
 	}
-	connector, ofConnector := a.connectorOf(in.Body.Kind)
-	if in.Body.Secret != "" || !ofConnector {
+	account, _ := a.deps.Actions.Account(in.Body.Kind)
+	var faults []Fault
+	if in.Body.Secret != "" || account.NewSecret == nil {
 		if fault := a.secretFault(in.Body.Kind, in.Body.Secret); fault != "" {
-			return nil, invalidAt("body.secret", fault)
+			faults = append(faults, Fault{Location: "body.secret", Message: fault})
 		}
+	}
+	if fault := a.baseFault(in.Body.Kind, in.Body.BaseURL); fault != "" {
+		faults = append(faults, Fault{Location: "body.base_url", Message: fault})
+	}
+	if err := invalid(faults); err != nil {
+		return nil, err
 	}
 	return create(ctx, a, in.Caller, in.Creating, in.Body, func(tx db.TenantTx) (NewCredential, error) {
 		secret, shown := in.Body.Secret, ""
 		if secret == "" {
 			var err error
-			if secret, err = connector.NewSecret(); err != nil {
+			if secret, err = account.NewSecret(); err != nil {
 				return NewCredential{}, err
 			}
 			shown = secret
 		}
-		c, err := tx.CredentialInsert(ctx, in.Body.Name, in.Body.Kind, tenants.NewSecret(secret))
+		c, err := tx.CredentialInsertAt(ctx, in.Body.Name, in.Body.Kind, in.Body.BaseURL, tenants.NewSecret(secret))
 		return NewCredential{Credential: toCredential(c), Secret: shown}, err
 	})
 }
@@ -231,7 +236,12 @@ func (a *API) credentialUpdate(ctx context.Context, in *credentialUpdateInput) (
 		if c, err = tx.CredentialGet(ctx, id); err != nil {
 			return err
 		}
-		change := db.CredentialChange{Name: in.Body.Name, Actor: in.Body.Actor, Resume: in.Body.Paused != nil}
+		change := db.CredentialChange{Name: in.Body.Name, Actor: in.Body.Actor, BaseURL: in.Body.BaseURL, Resume: in.Body.Paused != nil}
+		if in.Body.BaseURL != nil {
+			if fault := a.baseFault(c.Kind, *in.Body.BaseURL); fault != "" {
+				return invalidAt("body.base_url", fault)
+			}
+		}
 		if in.Body.Secret != nil {
 			if fault := a.secretFault(c.Kind, *in.Body.Secret); fault != "" {
 				return invalidAt("body.secret", fault)

@@ -24,13 +24,16 @@ type worked struct {
 	event string
 	id    string
 	uuid  uuid.UUID
+	once  action.Once // of its effects
 }
 
 // worked sends an event to an endpoint of one automation, and takes its run.
 func (b *bundle) worked(of tenant) worked {
 	b.t.Helper()
 	endpoint := b.endpoint(of).text("id")
-	b.automation(of, endpoint)
+	body := draft(endpoint)
+	body["mode"] = "live" // the database lets no run of shadow mode have an effect
+	b.call(of.editor, "POST", "/v1/automations", body).is(201)
 	w := worked{b: b, of: of, event: b.event(of, endpoint)}
 	rows := b.call(of.viewer, "GET", "/v1/runs?event_id="+w.event, nil).is(200).rows()
 	require.Len(b.t, rows, 1)
@@ -68,7 +71,7 @@ func (w worked) answered(step db.RunStep) {
 func (w worked) effect(state string) uuid.UUID {
 	w.b.t.Helper()
 	id := tenants.NewID()
-	kept, err := json.Marshal(action.Effect{Kind: "callback", Target: "https://example.com/hook", ContentType: "text/plain", Body: []byte(strings.Repeat("é", 10_000))})
+	kept, err := json.Marshal(action.Effect{Kind: "callback", Target: "https://example.com/hook", ContentType: "text/plain", Once: w.once, Body: []byte(strings.Repeat("é", 10_000))})
 	require.NoError(w.b.t, err)
 	w.tx(func(ctx context.Context, tx db.TenantTx) error {
 		require.NoError(w.b.t, tx.ActionInsert(ctx, db.Action{
@@ -295,5 +298,39 @@ func TestRunsAreRetriedAndCancelled(t *testing.T) {
 	unknown.answered(db.RunStep{Status: db.RunActing, Reason: "action.pending", Detail: "The outcome stands."})
 	unknown.effect(db.ActionUnknown)
 	unknown.acted(db.RunDead, "action.unknown")
-	require.Contains(t, post(unknown, "retry").refused(409, "run.not_retryable").text("detail"), "nobody can tell")
+	require.Equal(t, "acting", post(unknown, "retry").is(200).text("status"), "the target drops what it has seen, so it may be sent again")
+
+	blind := b.worked(of)
+	blind.once = action.OnceNever
+	blind.answered(db.RunStep{Status: db.RunActing, Reason: "action.pending", Detail: "The outcome stands."})
+	effect = blind.effect(db.ActionUnknown)
+	blind.acted(db.RunDead, "action.unknown")
+	require.Contains(t, post(blind, "retry").refused(409, "run.not_retryable").text("detail"), "nobody can tell")
+	resolve := func(w worked, arrived bool) heard {
+		return b.call(of.editor, "POST", "/v1/runs/"+w.id+"/resolve", map[string]any{"arrived": arrived, "note": "seen by Ada"})
+	}
+	resolve(dead, true).refused(409, "run.not_unknown")
+	require.Equal(t, "acting", resolve(blind, false).is(200).text("status"))
+	resolve(blind, true).refused(409, "run.not_unknown")
+	blind.tx(func(ctx context.Context, tx db.TenantTx) error {
+		a, err := tx.ActionGet(ctx, effect)
+		require.Equal(t, db.ActionIntended, a.State)
+		return err
+	})
+
+	seen := b.worked(of)
+	seen.once = action.OnceNever
+	seen.answered(db.RunStep{Status: db.RunActing, Reason: "action.pending", Detail: "The outcome stands."})
+	effect = seen.effect(db.ActionUnknown)
+	seen.acted(db.RunDead, "action.unknown")
+	before = seen.jobs("action")
+	got = resolve(seen, true).is(200)
+	require.Equal(t, "done person.arrived", got.text("status")+" "+got.text("reason"))
+	require.Contains(t, got.text("detail"), "seen by Ada")
+	require.Equal(t, before, seen.jobs("action"), "nothing is sent")
+	seen.tx(func(ctx context.Context, tx db.TenantTx) error {
+		a, err := tx.ActionGet(ctx, effect)
+		require.Equal(t, db.ActionConfirmed, a.State)
+		return err
+	})
 }

@@ -23,6 +23,7 @@ type keptDelivery struct {
 // verdict is what an automation made of an event, as explain shows it.
 type verdict struct {
 	AutomationID string `json:"automation_id"`
+	Trial        bool   `json:"trial,omitempty"`
 	Name         string `json:"name"`
 	Version      int    `json:"version"`
 	Matched      bool   `json:"matched"`
@@ -96,7 +97,7 @@ func (in *intake) ask(d *delivery, f *db.EventNew, payload any) (posted []jobs.R
 			continue
 		}
 		spec := a.compiled.Spec()
-		v.Name = spec.Name
+		v.Name, v.Trial = spec.Name, a.Draft == db.DraftTrial
 		var err error
 		v.Matched, err = a.compiled.Matches(about, payload)
 		switch {
@@ -108,6 +109,10 @@ func (in *intake) ask(d *delivery, f *db.EventNew, payload any) (posted []jobs.R
 			priority, err := a.compiled.Priority(about, payload)
 			if err != nil {
 				v.Detail = "The priority is routine, since its expression failed: " + err.Error()
+			}
+			if v.Trial {
+				posted = append(posted, trialRun(d, f, a))
+				break
 			}
 			run := db.RunNew{ID: tenants.NewID(), AutomationID: a.AutomationID, AutomationVersion: a.Version, Mode: spec.Mode, Priority: priority, Ordering: order.Mode,
 				AttemptsMax: a.compiled.Retry().Attempts, OverLimit: spec.OverLimit}
@@ -122,6 +127,16 @@ func (in *intake) ask(d *delivery, f *db.EventNew, payload any) (posted []jobs.R
 	}
 	f.Verdicts, _ = json.Marshal(verdicts) //nolint:errchkjson // texts, numbers and booleans always marshal
 	return posted
+}
+
+// trialRun adds the run of a version on trial: beside the one in service, in no order, behind all others, and dropped where it is over a limit.
+func trialRun(d *delivery, f *db.EventNew, a askedAutomation) jobs.RunArgs {
+	run := db.RunNew{
+		ID: tenants.NewID(), AutomationID: a.AutomationID, AutomationVersion: a.Version, Mode: db.ModeTrial, Priority: automations.PriorityRoutine,
+		Ordering: db.OrderNone, AttemptsMax: a.compiled.Retry().Attempts, OverLimit: automations.OverDrop,
+	}
+	f.Runs = append(f.Runs, run)
+	return jobs.RunArgs{TenantID: d.endpoint.TenantID, RunID: run.ID, Posted: d.request.ReceivedAt}
 }
 
 // whenShownMax is how much of a condition is shown of an event that it refused, in characters.

@@ -354,6 +354,7 @@ func (a *API) retryDead(ctx context.Context, tx db.TenantTx, r db.Run) error {
 	if err != nil {
 		return err
 	}
+	unknown := slices.IndexFunc(actions, func(one db.Action) bool { return one.State == db.ActionUnknown })
 	var failed []jobs.ActionArgs
 	for _, one := range actions {
 		if one.State == db.ActionFailed {
@@ -371,8 +372,11 @@ func (a *API) retryDead(ctx context.Context, tx db.TenantTx, r db.Run) error {
 			}
 		}
 		return a.deps.Poster.PostActions(ctx, tx.Pgx(), failed)
-	case slices.ContainsFunc(actions, func(one db.Action) bool { return one.State == db.ActionUnknown }):
-		return conflict("run.not_retryable", "Its effect was sent, and nobody can tell whether it arrived. Look at the target before you make it again.")
+	case unknown >= 0:
+		if lookable(actions[unknown]) {
+			return a.effectAgain(ctx, tx, r, actions[unknown], "A person retries the effect: its target is asked for it first.", tx.ActionLook)
+		}
+		return conflict("run.not_retryable", "Its effect was sent, and nobody can tell whether it arrived. Look at the target, and say which it is: POST /v1/runs/{id}/resolve.")
 	case len(actions) > 0:
 		return conflict("run.not_retryable", "Its outcome stands, and its effect did not fail.")
 	}

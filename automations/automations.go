@@ -29,9 +29,11 @@ const (
 	maxOutputTokensMax     = 32000
 )
 
-// The modes an automation can be in. A run of a shadow automation calls the model and posts nothing; a live one posts.
+// The modes an automation can be in. A run of a shadow automation calls the model and posts nothing, ever; one of a review automation waits for a
+// person before it posts; a live one posts.
 const (
 	ModeLive   = "live"
+	ModeReview = "review"
 	ModeShadow = "shadow"
 )
 
@@ -50,8 +52,8 @@ type Spec struct {
 	Prompt          Prompt          `json:"prompt"`            // Liquid over event and payload
 	OutputSchema    json.RawMessage `json:"output_schema"`     // JSON Schema 2020-12 of type object; absent means plain text
 	MaxOutputTokens int             `json:"max_output_tokens"` // 1 to 32000; 0 means 1024
-	Action          json.RawMessage `json:"action"`            // an object with a string kind; body is Liquid over event, payload and output
-	Mode            string          `json:"mode"`              // "shadow" or "live"; "" means shadow
+	Action          json.RawMessage `json:"action"`            // an object with a string kind; its texts are Liquid over event and payload, and those of ContentFields over output too
+	Mode            string          `json:"mode"`              // "shadow", "review" or "live"; "" means shadow
 	CredentialID    string          `json:"credential_id"`     // of the provider's kind, whose key pays; "" means the tenant's newest, else the operator's
 	Priority        string          `json:"priority"`          // "urgent", "routine", or CEL that answers one of them; "" means routine
 	Fetch           *Fetch          `json:"fetch,omitempty"`   // what to read before the model is asked; nil is nothing
@@ -61,6 +63,10 @@ type Spec struct {
 	CheaperModel string     `json:"cheaper_model,omitempty"` // "provider/model", with OverCheaper and only there
 	MaxCallUSD   string     `json:"max_call_usd,omitempty"`  // a decimal above 0: no call is made that may cost more; "" is no limit
 	Loop         *LoopSpec  `json:"loop,omitempty"`          // nil is every default
+
+	Review  *ReviewSpec  `json:"review,omitempty"`  // nil is every default
+	Promote *PromoteSpec `json:"promote,omitempty"` // nil is no bar
+	Demote  *DemoteSpec  `json:"demote,omitempty"`  // nil is never
 }
 
 // A Prompt is the pair of templates that make the request to the model. At least one of them must say something.
@@ -101,9 +107,9 @@ type Compiled struct {
 	priority    *condition // nil: spec.Priority is the answer
 	system      *template
 	user        *template
-	schema      *outputSchema // nil: the output is plain text
-	actionBody  *template     // nil: the action has no body
-	fetchURL    *template     // nil: nothing is fetched
+	schema      *outputSchema        // nil: the output is plain text
+	action      map[string]*template // of the action's fields, by their names
+	fetchURL    *template            // nil: nothing is fetched
 	retry       Retry
 	loop        Loop
 	maxCallPico int64 // 0: one call may cost anything
@@ -143,7 +149,7 @@ func Compile(s Spec) (*Compiled, []Fault) {
 	if s.MaxOutputTokens < 1 || s.MaxOutputTokens > maxOutputTokensMax {
 		fault("max_output_tokens", "expected a number from 1 to %d, got %d", maxOutputTokensMax, s.MaxOutputTokens)
 	}
-	c.actionBody = compileAction(s.Action, fault)
+	c.action = compileAction(s.Action, fault)
 	checkMode(s.Mode, fault)
 	c.priority, c.spec.Priority = compilePriority(s.Priority, fault)
 	c.fetchURL, c.spec.Fetch = compileFetch(s.Fetch, fault)
@@ -151,6 +157,7 @@ func Compile(s Spec) (*Compiled, []Fault) {
 	checkOverLimit(s, fault)
 	c.maxCallPico = compileMaxCall(s.MaxCallUSD, fault)
 	c.loop, c.spec.Loop = compileLoop(s.Loop, fault)
+	checkTrust(s, fault)
 	if len(faults) > 0 {
 		return nil, faults
 	}

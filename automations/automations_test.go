@@ -76,9 +76,9 @@ func TestCompile_FillsInDefaults(t *testing.T) {
 	matched, err := c.Matches(opened(), nil)
 	require.NoError(t, err)
 	require.True(t, matched, "no condition takes every event")
-	body, err := c.ActionBody(opened(), nil, nil)
+	fields, err := c.ActionFields(opened(), nil, nil)
 	require.NoError(t, err)
-	require.Empty(t, body)
+	require.Empty(t, fields)
 }
 
 func TestCompile_NamesThePlaceOfEachFault(t *testing.T) {
@@ -101,8 +101,7 @@ func TestCompile_NamesThePlaceOfEachFault(t *testing.T) {
 		"PromptLong":        {func(s *spec) { s.Prompt.System = long }, "prompt.system", "at most 32768"},
 		"TokensNegative":    {func(s *spec) { s.MaxOutputTokens = -1 }, "max_output_tokens", "1 to 32000"},
 		"TokensMany":        {func(s *spec) { s.MaxOutputTokens = 32001 }, "max_output_tokens", "got 32001"},
-		"ModeUnknown":       {func(s *spec) { s.Mode = "on" }, "mode", "shadow or live"},
-		"ModeReview":        {func(s *spec) { s.Mode = "review" }, "mode", "not available yet"},
+		"ModeUnknown":       {func(s *spec) { s.Mode = "on" }, "mode", "shadow, review or live"},
 		"ActionMissing":     {func(s *spec) { s.Action = nil }, "action", "object"},
 		"ActionNull":        {func(s *spec) { s.Action = json.RawMessage("null") }, "action", "object"},
 		"ActionArray":       {func(s *spec) { s.Action = json.RawMessage("[]") }, "action", "object"},
@@ -148,7 +147,7 @@ func TestCompile_AnswersEveryFaultAtOnce(t *testing.T) {
 	t.Parallel()
 	_, faults := automations.Compile(automations.Spec{
 		When: "nope || nada", Model: "x", Prompt: automations.Prompt{System: "{{ a }} {{ b }}", User: "{% if %}"},
-		OutputSchema: json.RawMessage(`{"type": "array", "$id": "x"}`), MaxOutputTokens: -1, Mode: "review", Priority: "p",
+		OutputSchema: json.RawMessage(`{"type": "array", "$id": "x"}`), MaxOutputTokens: -1, Mode: "on", Priority: "p",
 		Action: json.RawMessage(`{"body": "{{"}`),
 		Retry:  &automations.RetrySpec{Attempts: new(int)}, OverLimit: "x", CheaperModel: "y", MaxCallUSD: "z", Loop: &automations.LoopSpec{ActionsPerHour: new(int)},
 	})
@@ -188,9 +187,9 @@ func TestCompiled_IsUsedByManyGoroutinesAtOnce(t *testing.T) {
 				require.Equal(t, want, user)
 				out, err := c.Output(`{"reply": "hi"}`)
 				require.NoError(t, err)
-				body, err := c.ActionBody(opened(), p, out)
+				fields, err := c.ActionFields(opened(), p, out)
 				require.NoError(t, err)
-				require.Equal(t, "hi", body)
+				require.Equal(t, "hi", fields["body"])
 			}
 		})
 	}

@@ -1,8 +1,6 @@
 package automations
 
 import (
-	"bytes"
-	"encoding/json"
 	"regexp"
 	"slices"
 	"strings"
@@ -49,41 +47,10 @@ func checkModels(model string, fallbacks []string, fault faulter) {
 
 func checkMode(mode string, fault faulter) {
 	switch mode {
-	case ModeShadow, ModeLive:
-	case "review":
-		fault("mode", "review is not available yet, since a run cannot wait for a person's verdict; "+
-			"available are shadow (nothing leaves) and live")
+	case ModeShadow, ModeReview, ModeLive:
 	default:
-		fault("mode", "expected shadow or live, got %s", quoted(mode))
+		fault("mode", "expected shadow, review or live, got %s", quoted(mode))
 	}
-}
-
-// compileAction checks what every action has in common and compiles its body. The connector that the kind names checks the
-// rest. The answer is nil where there is no body.
-func compileAction(raw json.RawMessage, fault faulter) *template {
-	if len(raw) > actionBytesMax {
-		fault("action", "expected at most %d bytes, got %d", actionBytesMax, len(raw))
-		return nil
-	}
-	var action map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &action); err != nil || action == nil {
-		fault("action", "expected an object with a string kind")
-		return nil
-	}
-	var kind string
-	if err := json.Unmarshal(action["kind"], &kind); err != nil || kind == "" {
-		fault("action.kind", "expected the name of a connector, such as callback")
-	}
-	rawBody, ok := action["body"]
-	if !ok || bytes.Equal(rawBody, []byte("null")) {
-		return nil
-	}
-	var body string
-	if err := json.Unmarshal(rawBody, &body); err != nil {
-		fault("action.body", "expected a string that holds a template")
-		return nil
-	}
-	return compileTemplate("action.body", body, actionRoots, fault)
 }
 
 // quotedRunesMax bounds what a message repeats of the author's own text.

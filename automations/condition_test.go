@@ -71,9 +71,9 @@ func TestMatches_ReadsTimesInUTC(t *testing.T) {
 	matched, err := c.Matches(e, nil)
 	require.NoError(t, err)
 	require.True(t, matched)
-	body, err := c.ActionBody(e, nil, nil)
+	fields, err := c.ActionFields(e, nil, nil)
 	require.NoError(t, err)
-	require.Equal(t, "2026-03-04T05:06:07Z", body)
+	require.Equal(t, "2026-03-04T05:06:07Z", fields["body"])
 }
 
 func TestMatches_TakesAnyPayload(t *testing.T) {

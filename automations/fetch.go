@@ -52,16 +52,21 @@ func compileFetch(f *Fetch, fault faulter) (*template, *Fetch) {
 	if t == nil {
 		return nil, &filled
 	}
-	if FetchOrigin(f.URL) == "" {
-		fault("fetch.url", "1:1: expected an address that begins with https://, a host and a slash, all written out: "+
+	return checkOrigin(t, "fetch.url", f.URL, fault), &filled
+}
+
+// checkOrigin answers the template of an address, or nil where its beginning is not written out.
+func checkOrigin(t *template, place, address string, fault faulter) *template {
+	if FetchOrigin(address) == "" {
+		fault(place, "1:1: expected an address that begins with https://, a host and a slash, all written out: "+
 			"values of the event may stand only behind them")
-		return nil, &filled
+		return nil
 	}
-	if err := checkAddress(t.opening(), FetchOrigin(f.URL)); err != nil {
-		fault("fetch.url", "1:1: %v", err)
-		return nil, &filled
+	if err := checkAddress(t.opening(), FetchOrigin(address)); err != nil {
+		fault(place, "1:1: %v", err)
+		return nil
 	}
-	return t, &filled
+	return t
 }
 
 // opening is the literal text that a template begins with, whatever the data.

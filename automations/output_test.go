@@ -145,9 +145,9 @@ func TestOutput_WithoutASchemaIsTheTextUnchanged(t *testing.T) {
 		got, err := c.Output(text)
 		require.NoError(t, err)
 		require.Equal(t, text, got)
-		body, err := c.ActionBody(opened(), nil, got)
+		fields, err := c.ActionFields(opened(), nil, got)
 		require.NoError(t, err)
-		require.Equal(t, "<"+text+">", body)
+		require.Equal(t, "<"+text+">", fields["body"])
 	}
 	_, err := c.Output(" ")
 	require.Error(t, err)

@@ -14,9 +14,9 @@ import (
 // Limits of one rendering. A unit of work is an element looked at or 64 bytes of text read or made; the whole of workMax
 // takes some hundred milliseconds.
 const (
-	actionBodyBytesMax = 256 << 10
-	promptBytesMax     = 512 << 10 // system and user together, with the fences
-	workMax            = 2_000_000
+	actionFieldBytesMax = 256 << 10
+	promptBytesMax      = 512 << 10 // system and user together, with the fences
+	workMax             = 2_000_000
 
 	workPerTurn  = 8  // of a loop, besides what its body does
 	bytesPerWork = 64 // of text
@@ -30,7 +30,7 @@ var (
 
 // A RenderError says why a template could not be rendered with an event. Its text repeats nothing of the payload.
 type RenderError struct {
-	Place string // "prompt.system", "prompt.user", "action.body" or "fetch.url"
+	Place string // "prompt.system", "prompt.user", "action.body" or another field of the action, or "fetch.url"
 	Line  int    // of the template, from 1; 0 where no line is to blame
 	Err   error
 }
@@ -45,18 +45,6 @@ func (e *RenderError) Error() string {
 
 // Unwrap answers the cause.
 func (e *RenderError) Unwrap() error { return e.Err }
-
-// ActionBody renders the action's body with what Output answered. Values stand in it plain, without a fence; the connector
-// makes them harmless for its target. An action without a body answers "". The text has at most 256 KiB; every error is a
-// *RenderError.
-func (c *Compiled) ActionBody(e Event, payload, output any) (string, error) {
-	if c.actionBody == nil {
-		return "", nil
-	}
-	r := newRun(c.actionBody, map[string]any{"event": eventValues(e), "payload": payload, "output": output}, workMax)
-	r.left = actionBodyBytesMax
-	return r.text()
-}
 
 // eventValues is an event as templates see it; times are RFC 3339 in UTC.
 func eventValues(e Event) map[string]any {
@@ -82,6 +70,7 @@ type run struct {
 	left     int    // bytes that may still be put out
 	fence    *fence // nil: values are put out plain
 	address  bool   // values are put out as pieces of an address
+	document bool   // values are put out as pieces of a JSON document
 	captures int    // how many captures are open; what they hold is fenced when it is put out
 	work     int    // units that may still be spent
 	size     int    // units of all data there is, once it has been counted; it grows with what filters make
@@ -221,11 +210,19 @@ func (n outputNode) render(r *run) error {
 	if err != nil {
 		return err
 	}
-	textMax := actionBodyBytesMax + 1
+	textMax := actionFieldBytesMax + 1
 	if r.fence != nil {
 		textMax = rawBytesMax
 	}
-	s := textOf(r, v, textMax)
+	s := ""
+	if r.document && r.captures == 0 {
+		s, err = documentPiece(r, v)
+	} else {
+		s = textOf(r, v, textMax)
+	}
+	if err != nil {
+		return r.blame(n.value, err)
+	}
 	if r.failed != nil || r.charge(1+len(s)/bytesPerWork) != nil {
 		return r.blame(n.value, r.failed)
 	}
@@ -256,7 +253,7 @@ func (n assignNode) render(r *run) error {
 // render takes what the body puts out as one plain value: the fence comes around it when it is put out itself.
 func (n captureNode) render(r *run) error {
 	kept, left := r.out, r.left
-	r.out, r.left = &strings.Builder{}, actionBodyBytesMax
+	r.out, r.left = &strings.Builder{}, actionFieldBytesMax
 	r.captures++
 	err := r.nodes(n.body)
 	r.captures--

@@ -73,7 +73,7 @@ func TestCompile_NamesFaultsOfTemplates(t *testing.T) {
 	}
 }
 
-func TestActionBody_Renders(t *testing.T) {
+func TestActionFields_Renders(t *testing.T) {
 	t.Parallel()
 	const body = `{"id": 9007199254740993, "big": 18446744073709551615, "price": 0.1, "whole": 5.0, "yes": true, "none": null,
 		"title": "Crash <b>", "tags": ["b", "a", "b"], "people": [{"n": "Zoe", "a": 2}, {"n": "Al", "a": 1}, {"n": "mia"}],
@@ -128,14 +128,14 @@ func TestActionBody_Renders(t *testing.T) {
 		t.Run(tc.source, func(t *testing.T) {
 			t.Parallel()
 			c := compiled(t, withBody(t, tc.source))
-			got, err := c.ActionBody(opened(), payload(t, body), map[string]any{"reply": "done"})
+			got, err := c.ActionFields(opened(), payload(t, body), map[string]any{"reply": "done"})
 			require.NoError(t, err)
-			require.Equal(t, tc.want, got)
+			require.Equal(t, tc.want, got["body"])
 		})
 	}
 }
 
-func TestActionBody_NamesWhatCannotBeRendered(t *testing.T) {
+func TestActionFields_NamesWhatCannotBeRendered(t *testing.T) {
 	t.Parallel()
 	for source, message := range map[string]string{
 		"x\n{{ payload.n | divided_by: 0 }}":                  `render action.body, line 2: "payload.n | divided_by: 0": divided_by 0`,
@@ -145,7 +145,7 @@ func TestActionBody_NamesWhatCannotBeRendered(t *testing.T) {
 		t.Run(source, func(t *testing.T) {
 			t.Parallel()
 			c := compiled(t, withBody(t, source))
-			_, err := c.ActionBody(opened(), payload(t, `{"n": 1, "secret": {"k": "hunter2"}, "other": {"k": "hunter2"}}`), nil)
+			_, err := c.ActionFields(opened(), payload(t, `{"n": 1, "secret": {"k": "hunter2"}, "other": {"k": "hunter2"}}`), nil)
 			var renderErr *automations.RenderError
 			require.ErrorAs(t, err, &renderErr)
 			require.Equal(t, "action.body", renderErr.Place)
@@ -155,7 +155,7 @@ func TestActionBody_NamesWhatCannotBeRendered(t *testing.T) {
 	}
 }
 
-func TestActionBody_StopsAtItsLimits(t *testing.T) {
+func TestActionFields_StopsAtItsLimits(t *testing.T) {
 	t.Parallel()
 	array := "[" + strings.TrimSuffix(strings.Repeat(`{"a":1},`, 100_000), ",") + "]"
 	data := payload(t, `{"a": `+array+`, "s": "`+strings.Repeat("a", 200_000)+`"}`)
@@ -189,7 +189,7 @@ func TestActionBody_StopsAtItsLimits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := withBody(t, tc.source)
-			_, err := compiled(t, s).ActionBody(opened(), data, nil)
+			_, err := compiled(t, s).ActionFields(opened(), data, nil)
 			require.ErrorIs(t, err, tc.want)
 			var renderErr *automations.RenderError
 			require.ErrorAs(t, err, &renderErr)
@@ -197,13 +197,13 @@ func TestActionBody_StopsAtItsLimits(t *testing.T) {
 	}
 }
 
-func TestActionBody_LeavesThePayloadAsItIs(t *testing.T) {
+func TestActionFields_LeavesThePayloadAsItIs(t *testing.T) {
 	t.Parallel()
 	const body = `{"a": [3, 1, 2], "o": {"k": [2, 1]}}`
 	p := payload(t, body)
 	c := compiled(t, withBody(t, "{{ payload.a | sort | reverse | concat: payload.o.k | uniq }}{% for x in payload.a reversed %}{% endfor %}"+
 		"{% assign y = payload.a | slice: 0, 1 | concat: payload.a %}{% for x in payload.a limit:1 %}{% endfor %}"))
-	_, err := c.ActionBody(opened(), p, nil)
+	_, err := c.ActionFields(opened(), p, nil)
 	require.NoError(t, err)
 	require.Equal(t, payload(t, body), p)
 }

@@ -10,6 +10,7 @@ import (
 
 // The states of an action.
 const (
+	ActionProposed  = "proposed" // a person is to approve it
 	ActionIntended  = "intended"
 	ActionInFlight  = "in_flight"
 	ActionConfirmed = "confirmed"
@@ -42,16 +43,22 @@ type Action struct {
 	EndedAt      *time.Time
 	// Entity is what its event is about, "" for nothing.
 	Entity string
+	// Updates says that it changes the last one on its target, where there is one.
+	Updates bool
+	// FirstSentAt is when it was first on its way, nil before.
+	FirstSentAt *time.Time
 }
 
 const actionColumns = `a.tenant_id, a.id, a.run_id, a.kind, a.key, a.target, a.credential_id, a.effect, a.state, a.reason, a.detail, a.attempt,
-    a.attempts_max, a.epoch, a.lease_until, a.until, a.receipt, a.created_at, a.updated_at, a.ended_at, a.entity`
+    a.attempts_max, a.epoch, a.lease_until, a.until, a.receipt, a.created_at, a.updated_at, a.ended_at, a.entity,
+    a.updates, a.first_sent_at`
 
 const actionInsertSQL = `
-insert into sluice.actions (tenant_id, id, run_id, kind, key, target, credential_id, effect, state, entity, ended_at)
-values (@tenant_id, @id, @run_id, @kind, @key, @target, @credential_id, @effect, @state, @entity, case when @state = 'withheld' then now() end)`
+insert into sluice.actions (tenant_id, id, run_id, kind, key, target, credential_id, effect, state, entity, updates, ended_at)
+values (@tenant_id, @id, @run_id, @kind, @key, @target, @credential_id, @effect, @state, @entity, @updates, case when @state = 'withheld' then now() end)`
 
-// ActionInsert keeps an intent; in state withheld it is kept to be shown, and is never sent.
+// ActionInsert keeps an intent; in state withheld it is kept to be shown, and is never sent. ErrConflict: the same effect was made before, or may have
+// been.
 func (tx TenantTx) ActionInsert(ctx context.Context, a Action) error {
 	_, err := run(ctx, tx.tx, actionInsertSQL, tx.with(a.insertArgs()))
 	return err
@@ -60,7 +67,7 @@ func (tx TenantTx) ActionInsert(ctx context.Context, a Action) error {
 func (a Action) insertArgs() args {
 	return args{
 		"id": a.ID, "run_id": a.RunID, "kind": a.Kind, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect,
-		"state": a.State, "entity": a.Entity,
+		"state": a.State, "entity": a.Entity, "updates": a.Updates,
 	}
 }
 
@@ -121,13 +128,38 @@ func (tx TenantTx) ActionStep(ctx context.Context, a Action, s ActionStep) error
 }
 
 const actionRetrySQL = `
-update sluice.actions set state = 'intended', reason = '', detail = '', until = null, lease_until = null, ended_at = null, updated_at = now(),
+update sluice.actions set state = @to, reason = '', detail = '', until = null, lease_until = null, ended_at = null, updated_at = now(),
     attempts_max = attempt + @more::int
-where tenant_id = @tenant_id and id = @id and state = 'failed' returning id`
+where tenant_id = @tenant_id and id = @id and state = @from returning id`
 
-// ActionRetry sets a failed action going again, for as many attempts more. ErrNotFound: it has not failed.
+// ActionRetry sets a failed action going again, for as many attempts more. ErrNotFound: it has not failed. ErrConflict: another run has made the same
+// effect meanwhile, or may have.
 func (tx TenantTx) ActionRetry(ctx context.Context, id uuid.UUID, more int) error {
-	_, err := value[uuid.UUID](ctx, tx.tx, actionRetrySQL, tx.with(args{"id": id, "more": more}))
+	return tx.actionAgain(ctx, id, ActionFailed, ActionIntended, more)
+}
+
+// ActionLook sets an action of unknown fate going again: its target is asked for it before it is sent. ErrNotFound: its fate is known.
+func (tx TenantTx) ActionLook(ctx context.Context, id uuid.UUID, more int) error {
+	return tx.actionAgain(ctx, id, ActionUnknown, ActionInFlight, more)
+}
+
+// ActionNotArrived sets an action of unknown fate going again, as one that surely was not made: a person has looked. ErrNotFound: its fate is known.
+func (tx TenantTx) ActionNotArrived(ctx context.Context, id uuid.UUID, more int) error {
+	return tx.actionAgain(ctx, id, ActionUnknown, ActionIntended, more)
+}
+
+func (tx TenantTx) actionAgain(ctx context.Context, id uuid.UUID, from, to string, more int) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, actionRetrySQL, tx.with(args{"id": id, "from": from, "to": to, "more": more}))
+	return err
+}
+
+const actionArrivedSQL = `
+update sluice.actions set state = 'confirmed', reason = 'person.arrived', detail = @detail, receipt = @receipt, updated_at = now()
+where tenant_id = @tenant_id and id = @id and state = 'unknown' returning id`
+
+// ActionArrived confirms an action of unknown fate: a person has seen its effect. ErrNotFound: its fate is known.
+func (tx TenantTx) ActionArrived(ctx context.Context, id uuid.UUID, detail string, receipt json.RawMessage) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, actionArrivedSQL, tx.with(args{"id": id, "detail": detail, "receipt": receipt}))
 	return err
 }
 

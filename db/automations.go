@@ -1,7 +1,9 @@
 package db
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"time"
 
@@ -22,10 +24,12 @@ type Automation struct {
 	Spec      json.RawMessage
 	CreatedAt time.Time
 	UpdatedAt time.Time
+	// TrialVersion runs beside Version in shadow mode, nil for none.
+	TrialVersion *int
 }
 
 const automationSelect = `
-select a.tenant_id, a.id, a.endpoint_id, a.name, a.version, a.enabled, v.spec, a.created_at, a.updated_at
+select a.tenant_id, a.id, a.endpoint_id, a.name, a.version, a.enabled, v.spec, a.created_at, a.updated_at, a.trial_version
 from sluice.automations a
 join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
 where a.tenant_id = @tenant_id and a.deleted_at is null `
@@ -34,8 +38,51 @@ const automationInsertSQL = `
 insert into sluice.automations (tenant_id, id, endpoint_id, name) values (@tenant_id, @id, @endpoint_id, @name)`
 
 const automationVersionInsertSQL = `
-insert into sluice.automation_versions (tenant_id, automation_id, version, spec, created_by)
-values (@tenant_id, @automation_id, @version, @spec, @created_by)`
+insert into sluice.automation_versions (tenant_id, automation_id, version, spec, behaviour, draft, created_by)
+values (@tenant_id, @automation_id, @version, @spec, @behaviour, @draft, @created_by)`
+
+// What a version was made for, if not to be in service.
+const (
+	DraftTrial    = "trial"
+	DraftBacktest = "backtest"
+)
+
+// versionInsert keeps what an automation says at a version. by is uuid.Nil where a rule made it.
+func (tx TenantTx) versionInsert(ctx context.Context, id uuid.UUID, version int, spec json.RawMessage, draft string, by uuid.UUID) error {
+	a := args{"automation_id": id, "version": version, "spec": spec, "behaviour": Behaviour(spec), "draft": draft, "created_by": nil}
+	if by != uuid.Nil {
+		a["created_by"] = by
+	}
+	_, err := run(ctx, tx.tx, automationVersionInsertSQL, tx.with(a))
+	return err
+}
+
+// notBehaviour are the keys of what an automation says that do not change what it writes.
+var notBehaviour = []string{
+	"credential_id", "demote", "loop", "max_call_usd", "mode", "name", "over_limit", "priority", "promote", "retry", "review",
+}
+
+// Behaviour is a hash of what of an automation decides what it writes, and of what. Nil where it cannot be read.
+func Behaviour(spec json.RawMessage) []byte {
+	decoder := json.NewDecoder(bytes.NewReader(spec))
+	decoder.UseNumber()
+	var said map[string]any
+	if decoder.Decode(&said) != nil {
+		return nil
+	}
+	for _, key := range notBehaviour {
+		delete(said, key)
+	}
+	if action, ok := said["action"].(map[string]any); ok {
+		delete(action, "credential_id")
+	}
+	text, err := json.Marshal(said)
+	if err != nil {
+		return nil
+	}
+	sum := sha256.Sum256(text)
+	return sum[:]
+}
 
 // AutomationInsert keeps an automation and its first version. ErrNotFound: there is no such endpoint.
 func (tx TenantTx) AutomationInsert(ctx context.Context, endpointID uuid.UUID, name string, spec json.RawMessage, by uuid.UUID) (Automation, error) {
@@ -46,9 +93,7 @@ func (tx TenantTx) AutomationInsert(ctx context.Context, endpointID uuid.UUID, n
 	if _, err := run(ctx, tx.tx, automationInsertSQL, tx.with(args{"id": id, "endpoint_id": endpointID, "name": name})); err != nil {
 		return Automation{}, err
 	}
-	if _, err := run(ctx, tx.tx, automationVersionInsertSQL, tx.with(args{
-		"automation_id": id, "version": 1, "spec": spec, "created_by": by,
-	})); err != nil {
+	if err := tx.versionInsert(ctx, id, 1, spec, "", by); err != nil {
 		return Automation{}, err
 	}
 	return tx.AutomationGet(ctx, id)
@@ -80,9 +125,11 @@ type AutomationChange struct {
 	Version int
 }
 
+// automationUpdateSQL takes the next number: drafts have numbers, too.
 const automationUpdateSQL = `
 update sluice.automations set name = coalesce(@name, name), endpoint_id = coalesce(@endpoint_id, endpoint_id),
-    enabled = coalesce(@enabled, enabled), version = version + @step::int, updated_at = now()
+    enabled = coalesce(@enabled, enabled), updated_at = now(), version = case when @step::int = 0 then version else (
+        select max(v.version) + 1 from sluice.automation_versions v where v.tenant_id = @tenant_id and v.automation_id = @id) end
 where tenant_id = @tenant_id and id = @id and deleted_at is null and (@version::int = 0 or version = @version)
 returning version`
 
@@ -104,13 +151,38 @@ func (tx TenantTx) AutomationUpdate(ctx context.Context, id uuid.UUID, c Automat
 		return Automation{}, missOrStale(err, func() error { _, err := tx.AutomationGet(ctx, id); return err })
 	}
 	if c.Spec != nil {
-		if _, err := run(ctx, tx.tx, automationVersionInsertSQL, tx.with(args{
-			"automation_id": id, "version": version, "spec": c.Spec, "created_by": c.By,
-		})); err != nil {
+		if err := tx.versionInsert(ctx, id, version, c.Spec, "", c.By); err != nil {
 			return Automation{}, err
 		}
 	}
 	return tx.AutomationGet(ctx, id)
+}
+
+const automationLockSQL = `select id from sluice.automations where tenant_id = @tenant_id and id = @id and deleted_at is null for update`
+
+const automationDraftSQL = `
+select max(version) + 1 from sluice.automation_versions where tenant_id = @tenant_id and automation_id = @id`
+
+// AutomationDraft keeps a version that is not in service, for one of the Draft constants, and returns its number. ErrNotFound: there is no such automation.
+func (tx TenantTx) AutomationDraft(ctx context.Context, id uuid.UUID, spec json.RawMessage, draft string, by uuid.UUID) (int, error) {
+	// The number is taken under the automation's lock.
+	if _, err := value[uuid.UUID](ctx, tx.tx, automationLockSQL, tx.with(args{"id": id})); err != nil {
+		return 0, err
+	}
+	version, err := value[int](ctx, tx.tx, automationDraftSQL, tx.with(args{"id": id}))
+	if err != nil {
+		return 0, err
+	}
+	return version, tx.versionInsert(ctx, id, version, spec, draft, by)
+}
+
+const automationTrialSQL = `
+update sluice.automations set trial_version = @trial::int, updated_at = now() where tenant_id = @tenant_id and id = @id and deleted_at is null returning id`
+
+// AutomationTrial puts a version on trial beside the one in service, or with nil ends the trial.
+func (tx TenantTx) AutomationTrial(ctx context.Context, id uuid.UUID, version *int) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, automationTrialSQL, tx.with(args{"id": id, "trial": version}))
+	return err
 }
 
 const automationDeleteSQL = `
@@ -135,9 +207,12 @@ type AutomationVersion struct {
 	Spec         json.RawMessage
 	CreatedBy    *uuid.UUID
 	CreatedAt    time.Time
+	// Behaviour is Behaviour of Spec, nil of old versions; Draft is one of the Draft constants, or "".
+	Behaviour []byte
+	Draft     string
 }
 
-const automationVersionColumns = `v.tenant_id, v.automation_id, v.version, v.spec, v.created_by, v.created_at`
+const automationVersionColumns = `v.tenant_id, v.automation_id, v.version, v.spec, v.created_by, v.created_at, v.behaviour, v.draft`
 
 const automationVersionListSQL = `
 select ` + automationVersionColumns + ` from sluice.automation_versions v

@@ -24,23 +24,30 @@ type Credential struct {
 	// PausedAt, if not nil, says that it is not used until a person has seen to it, and PausedReason why.
 	PausedAt     *time.Time
 	PausedReason string
+	// BaseURL is where its service is asked, "" where everybody's is.
+	BaseURL string
 }
 
-const credentialColumns = `tenant_id, id, name, kind, last4, version, created_at, updated_at, actor, paused_at, paused_reason`
+const credentialColumns = `tenant_id, id, name, kind, last4, version, created_at, updated_at, actor, paused_at, paused_reason, base_url`
 
 const credentialInsertSQL = `
-insert into sluice.credentials (tenant_id, id, name, kind, sealed, last4) values (@tenant_id, @id, @name, @kind, @sealed, @last4)
+insert into sluice.credentials (tenant_id, id, name, kind, base_url, sealed, last4) values (@tenant_id, @id, @name, @kind, @base_url, @sealed, @last4)
 returning ` + credentialColumns
 
-// CredentialInsert seals and keeps a secret.
+// CredentialInsert seals and keeps a secret, for the address that everybody asks its service at.
 func (tx TenantTx) CredentialInsert(ctx context.Context, name, kind string, secret tenants.Secret) (Credential, error) {
+	return tx.CredentialInsertAt(ctx, name, kind, "", secret)
+}
+
+// CredentialInsertAt seals and keeps a secret, for a service at an address.
+func (tx TenantTx) CredentialInsertAt(ctx context.Context, name, kind, baseURL string, secret tenants.Secret) (Credential, error) {
 	id := tenants.NewID()
 	sealed, err := tx.seal(ctx, "credentials", id.String(), secret)
 	if err != nil {
 		return Credential{}, err
 	}
 	return one[Credential](ctx, tx.tx, credentialInsertSQL, tx.with(args{
-		"id": id, "name": name, "kind": kind, "sealed": sealed, "last4": secret.Last4(),
+		"id": id, "name": name, "kind": kind, "base_url": baseURL, "sealed": sealed, "last4": secret.Last4(),
 	}))
 }
 
@@ -60,28 +67,48 @@ func (tx TenantTx) CredentialList(ctx context.Context, p Page) ([]Credential, er
 	return many[Credential](ctx, tx.tx, credentialListSQL, tx.with(args{"before": p.before(), "limit": p.Limit}))
 }
 
-const credentialSealedSQL = `select sealed from sluice.credentials where tenant_id = @tenant_id and id = @id`
+// CredentialOpened is a credential with its secret.
+type CredentialOpened struct {
+	Secret  tenants.Secret
+	BaseURL string
+}
+
+type credentialSealed struct {
+	Sealed  []byte
+	BaseURL string
+}
+
+const credentialSealedSQL = `select sealed, base_url from sluice.credentials where tenant_id = @tenant_id and id = @id`
+
+// CredentialOpen opens a credential.
+func (tx TenantTx) CredentialOpen(ctx context.Context, id uuid.UUID) (CredentialOpened, error) {
+	row, err := one[credentialSealed](ctx, tx.tx, credentialSealedSQL, tx.with(args{"id": id}))
+	if err != nil {
+		return CredentialOpened{}, err
+	}
+	secret, err := tx.unseal(ctx, "credentials", id.String(), row.Sealed)
+	return CredentialOpened{Secret: secret, BaseURL: row.BaseURL}, err
+}
 
 // CredentialSecret opens the secret of a credential.
 func (tx TenantTx) CredentialSecret(ctx context.Context, id uuid.UUID) (tenants.Secret, error) {
-	sealed, err := value[[]byte](ctx, tx.tx, credentialSealedSQL, tx.with(args{"id": id}))
-	if err != nil {
-		return tenants.Secret{}, err
-	}
-	return tx.unseal(ctx, "credentials", id.String(), sealed)
+	opened, err := tx.CredentialOpen(ctx, id)
+	return opened.Secret, err
 }
 
 // CredentialChange is what may be changed of a credential; nil and an empty secret leave as it is.
 type CredentialChange struct {
 	Name   *string
 	Actor  *string
-	Secret tenants.Secret
+	// BaseURL is where its service is asked; "" is where everybody's is.
+	BaseURL *string
+	Secret  tenants.Secret
 	// Resume ends its pause; so does a new secret.
 	Resume bool
 }
 
 const credentialUpdateSQL = `
-update sluice.credentials set name = coalesce(@name, name), actor = coalesce(@actor, actor), sealed = coalesce(@sealed, sealed),
+update sluice.credentials set name = coalesce(@name, name), actor = coalesce(@actor, actor), base_url = coalesce(@base_url, base_url), sealed = coalesce(@sealed, sealed),
     last4 = coalesce(@last4, last4), paused_at = case when @resume::boolean then null else paused_at end,
     paused_reason = case when @resume then '' else paused_reason end, version = version + 1, updated_at = now()
 where tenant_id = @tenant_id and id = @id and (@version::int = 0 or version = @version)
@@ -100,7 +127,7 @@ func (tx TenantTx) CredentialUpdate(ctx context.Context, id uuid.UUID, change Cr
 		last4 = &shown
 	}
 	c, err := one[Credential](ctx, tx.tx, credentialUpdateSQL, tx.with(args{
-		"id": id, "name": change.Name, "actor": change.Actor, "sealed": sealed, "last4": last4, "resume": change.Resume || sealed != nil, "version": version,
+		"id": id, "name": change.Name, "actor": change.Actor, "base_url": change.BaseURL, "sealed": sealed, "last4": last4, "resume": change.Resume || sealed != nil, "version": version,
 	}))
 	if err != nil {
 		return Credential{}, missOrStale(err, func() error { _, err := tx.CredentialGet(ctx, id); return err })
@@ -147,8 +174,8 @@ func (tx TenantTx) CredentialOfKind(ctx context.Context, kind string) (Credentia
 
 // credentialUsesSQL finds automations and endpoints that would be left without it.
 const credentialUsesSQL = `
-select 'the automation ' || a.name as name from sluice.automations a
-join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
+select distinct 'the automation ' || a.name as name from sluice.automations a
+join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version in (a.version, a.trial_version)
 where a.tenant_id = @tenant_id and a.deleted_at is null
   and (v.spec #>> '{action,credential_id}' = @shown or v.spec #>> '{fetch,credential_id}' = @shown or v.spec ->> 'credential_id' = @shown)
 union all

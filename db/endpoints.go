@@ -249,8 +249,8 @@ where e.token = @token and e.deleted_at is null and (s.expires_at is null or s.e
 const endpointFindAutomationsSQL = `
 select ` + automationVersionColumns + ` from sluice.endpoints e
 join sluice.automations a on a.tenant_id = e.tenant_id and a.endpoint_id = e.id
-join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version = a.version
-where e.token = @token and e.deleted_at is null and a.deleted_at is null and a.enabled order by a.id limit @limit`
+join sluice.automation_versions v on v.tenant_id = a.tenant_id and v.automation_id = a.id and v.version in (a.version, a.trial_version)
+where e.token = @token and e.deleted_at is null and a.deleted_at is null and a.enabled order by a.id, v.version limit 2 * @limit`
 
 // EndpointFind looks an endpoint up by its token, opens its secrets and reads its enabled automations, in one round trip: every delivery pays for it.
 func (tx SystemTx) EndpointFind(ctx context.Context, token string) (EndpointFound, error) {

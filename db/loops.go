@@ -40,16 +40,16 @@ type LoopFacts struct {
 	Recent int
 }
 
-// loopMarkedSQL leaves out what was withheld: it never left the house, so nothing can come of it.
+// loopMarkedSQL leaves out what never left the house, so that nothing can come of it; by its name, what surely did not arrive, too.
 const loopMarkedSQL = `
 select g.place, a.id as action_id, a.run_id, r.depth
 from unnest(@key_places::int[], @keys::text[]) as g (place, key)
-join sluice.actions a on a.tenant_id = @tenant_id and a.key = g.key and a.state <> 'withheld'
+join sluice.actions a on a.tenant_id = @tenant_id and a.key = g.key and a.state in ('intended', 'in_flight', 'confirmed', 'unknown')
 join sluice.runs r on r.tenant_id = @tenant_id and r.id = a.run_id
 union all
 select g.place, a.id, a.run_id, r.depth
 from unnest(@run_places::int[], @runs::uuid[]) as g (place, run_id)
-join sluice.actions a on a.tenant_id = @tenant_id and a.run_id = g.run_id and a.state <> 'withheld'
+join sluice.actions a on a.tenant_id = @tenant_id and a.run_id = g.run_id and a.state not in ('withheld', 'proposed')
 join sluice.runs r on r.tenant_id = @tenant_id and r.id = a.run_id
 order by place, depth desc, action_id desc`
 
@@ -61,7 +61,7 @@ where c.tenant_id = @tenant_id and c.actor <> '' and lower(c.actor) = any(@actor
 const loopRecentSQL = `
 select g.place, (select count(*) from (
     select from sluice.actions a
-    where a.tenant_id = @tenant_id and a.entity = g.entity and a.entity <> '' and a.created_at > now() - interval '1 hour' and a.state <> 'withheld'
+    where a.tenant_id = @tenant_id and a.entity = g.entity and a.entity <> '' and a.created_at > now() - interval '1 hour' and a.state not in ('withheld', 'proposed')
     limit g.most) counted)::int as n
 from unnest(@places::int[], @entities::text[], @mosts::int[]) as g (place, entity, most)`
 
@@ -70,7 +70,7 @@ select g.place, a.id as action_id, a.run_id, a.depth
 from unnest(@places::int[], @entities::text[]) as g (place, entity)
 cross join lateral (
     select a.id, a.run_id, r.depth from sluice.actions a join sluice.runs r on r.tenant_id = @tenant_id and r.id = a.run_id
-    where a.tenant_id = @tenant_id and a.entity = g.entity and a.entity <> '' and a.state <> 'withheld'
+    where a.tenant_id = @tenant_id and a.entity = g.entity and a.entity <> '' and a.state not in ('withheld', 'proposed')
     order by a.created_at desc limit 1) a`
 
 // The rows of the statements above; place is that of the run among those that were asked about.

@@ -72,23 +72,43 @@ type Run struct {
 	Depth int
 	// HeldTokens and HeldPico are what it would reserve, where it was held for a limit.
 	HeldTokens, HeldPico int64
+	// Purpose is what it was made for: one of the Purpose constants.
+	Purpose string
+	// Generation counts the runs of one automation on one event: 0 is that of the event itself, 1 and more are of trials and replays.
+	Generation int
+	// ReplayID is the replay that made it, nil for none.
+	ReplayID *uuid.UUID
+	// Forced says that its effect is made even where the same was made before.
+	Forced bool
 }
+
+// What a run was made for.
+const (
+	PurposeEvent    = "event"    // the event came
+	PurposeTrial    = "trial"    // a version on trial stands beside the one in service
+	PurposeReplay   = "replay"   // a person wants it again
+	PurposeBacktest = "backtest" // a draft is tried on stored events
+)
 
 const runColumns = `r.tenant_id, r.id, r.event_id, r.endpoint_id, r.automation_id, r.automation_version, r.mode, r.priority, r.status, r.reason,
     r.detail, r.until, r.attempt, r.attempts_max, r.epoch, r.lease_until, r.output, r.cost_pico, r.created_at, r.started_at, r.finished_at,
-    r.updated_at, r.ordering, r.entity, r.ordered_at, r.order_sequence, r.tokens_saved, r.over_limit, r.depth, r.held_tokens, r.held_pico`
+    r.updated_at, r.ordering, r.entity, r.ordered_at, r.order_sequence, r.tokens_saved, r.over_limit, r.depth, r.held_tokens, r.held_pico,
+    r.purpose, r.generation, r.replay_id, r.forced`
 
 // RunNew is a run to make of an event.
 type RunNew struct {
 	ID                uuid.UUID
 	AutomationID      uuid.UUID
 	AutomationVersion int
-	Mode              string
+	Mode              string // of its automation, or ModeTrial
 	Priority          string
 	Ordering          string // one of the Order constants
 	AttemptsMax       int    // 0 is the default
 	OverLimit         string // one of the Over constants; "" is OverHold
 }
+
+// ModeTrial makes a run in shadow mode of a version that is on trial.
+const ModeTrial = "trial"
 
 // attemptsDefault is how often a run is tried where nothing else is said.
 const attemptsDefault = 5
@@ -242,6 +262,16 @@ func (tx TenantTx) RunRetry(ctx context.Context, id uuid.UUID, to RunStatus, fro
 	return err
 }
 
+const runArrivedSQL = `
+update sluice.runs set status = 'done', reason = @reason, detail = @detail, until = null, finished_at = now(), updated_at = now()
+where tenant_id = @tenant_id and id = @id and status = 'dead' returning id`
+
+// RunArrived ends a dead run as done, since a person has seen its effect. ErrNotFound: it is not dead.
+func (tx TenantTx) RunArrived(ctx context.Context, id uuid.UUID, reason, detail string) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, runArrivedSQL, tx.with(args{"id": id, "reason": reason, "detail": detail}))
+	return err
+}
+
 // runCancelSQL raises the epoch, so that a worker that holds the run finds that it lost it.
 const runCancelSQL = `
 update sluice.runs set status = 'cancelled', reason = @reason, detail = @detail, until = null, lease_until = null, epoch = epoch + 1,
@@ -342,7 +372,7 @@ func (tx SystemTx) RunStranded(ctx context.Context, grace time.Duration, limit i
 
 const actionStrandedSQL = `
 select a.tenant_id, a.id
-from (select tenant_id, id, state, until, lease_until, updated_at from sluice.actions where ended_at is null and updated_at < now() - @grace::interval order by updated_at limit @scanned) a
+from (select tenant_id, id, state, until, lease_until, updated_at from sluice.actions where ended_at is null and state <> 'proposed' and updated_at < now() - @grace::interval order by updated_at limit @scanned) a
 where ((a.state = 'in_flight' and a.lease_until < now()
         and not exists (select from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled')))

@@ -12,22 +12,52 @@ import (
 // ActionHeld is an action that a worker holds, with what its work needs.
 type ActionHeld struct {
 	Action
+	// Was is the state that it was claimed in: in flight, if an earlier try may have made the effect.
+	Was        string
 	Run        Run
 	ReceivedAt time.Time // of its event
+	// Previous is the receipt of the last one on its target, of an action that changes it; nil for none.
+	Previous json.RawMessage
 }
 
-// actionsClaimSQL commits in_flight before anything is sent, and only while the runs still want their effects.
+type actionClaimed struct {
+	Action
+	Was string
+}
+
+// actionsClaimSQL commits in_flight before anything is sent, and only while the runs still want their effects. Those that change what stands on a
+// target go one after another.
 const actionsClaimSQL = `
 with claimed as (
-    update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1, lease_until = now() + @lease::interval, updated_at = now()
-    where a.tenant_id = @tenant_id and a.id = any(@ids) and a.ended_at is null
+    update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1, lease_until = now() + @lease::interval,
+        first_sent_at = coalesce(a.first_sent_at, clock_timestamp()), updated_at = now()
+    from (select w.id, w.state from sluice.actions w where w.tenant_id = @tenant_id and w.id = any(@ids) order by w.id for update) o
+    where a.tenant_id = @tenant_id and a.id = o.id and a.state in ('intended', 'in_flight') and a.ended_at is null
       and (a.lease_until is null or a.lease_until < now()) and (a.until is null or a.until <= now())
       and exists (select from sluice.runs r where r.tenant_id = @tenant_id and r.id = a.run_id and r.status = 'acting')
+      and not (a.updates and exists (
+          select from sluice.actions b where b.tenant_id = @tenant_id and b.target = a.target and b.kind = a.kind and b.updates and b.id < a.id
+            and b.state in ('intended', 'in_flight')))
       and exists (select from sluice.tenants t where t.tenant_id = @tenant_id and t.status = 'active')
-    returning ` + actionColumns + `),
+    returning ` + actionColumns + `, o.state as was),
 tried as (
     insert into sluice.action_attempts (tenant_id, action_id, attempt) select tenant_id, id, attempt from claimed on conflict do nothing)
-select ` + actionColumns + ` from claimed a`
+select ` + actionColumns + `, a.was from claimed a`
+
+// actionsPreviousSQL finds what is to be changed: the last effect of the same automation on the same target.
+const actionsPreviousSQL = `
+select a.id, p.receipt
+from sluice.actions a join sluice.runs r on r.tenant_id = @tenant_id and r.id = a.run_id
+cross join lateral (
+    select b.receipt from sluice.actions b join sluice.runs s on s.tenant_id = @tenant_id and s.id = b.run_id
+    where b.tenant_id = @tenant_id and b.target = a.target and b.kind = a.kind and b.updates and b.state = 'confirmed' and s.automation_id = r.automation_id
+    order by b.id desc limit 1) p
+where a.tenant_id = @tenant_id and a.id = any(@ids) and a.updates`
+
+type actionPrevious struct {
+	ID      uuid.UUID
+	Receipt json.RawMessage
+}
 
 const runsOfSQL = `select ` + runColumns + ` from sluice.runs r where r.tenant_id = @tenant_id and r.id = any(@ids)`
 
@@ -42,13 +72,17 @@ const eventTimesSQL = `select e.id, e.received_at from sluice.events e where e.t
 // ActionsClaim takes those of the actions that may be taken, marks them as in flight, and reads what their work needs. What is missing in the answer is
 // not due, or another worker has it, or it has ended.
 func (tx TenantTx) ActionsClaim(ctx context.Context, ids []uuid.UUID, lease time.Duration) ([]ActionHeld, error) {
-	claimed, err := many[Action](ctx, tx.tx, actionsClaimSQL, tx.with(args{"ids": ids, "lease": lease}))
+	claimed, err := many[actionClaimed](ctx, tx.tx, actionsClaimSQL, tx.with(args{"ids": ids, "lease": lease}))
 	if err != nil || len(claimed) == 0 {
 		return nil, err
 	}
 	runIDs := make([]uuid.UUID, len(claimed))
+	var updates []uuid.UUID
 	for i, a := range claimed {
 		runIDs[i] = a.RunID
+		if a.Updates {
+			updates = append(updates, a.ID)
+		}
 	}
 	runs, err := many[Run](ctx, tx.tx, runsOfSQL, tx.with(args{"ids": runIDs}))
 	if err != nil {
@@ -66,10 +100,20 @@ func (tx TenantTx) ActionsClaim(ctx context.Context, ids []uuid.UUID, lease time
 	for _, e := range times {
 		came[e.ID] = e.ReceivedAt
 	}
+	before := map[uuid.UUID]json.RawMessage{}
+	if len(updates) > 0 {
+		found, err := many[actionPrevious](ctx, tx.tx, actionsPreviousSQL, tx.with(args{"ids": updates}))
+		if err != nil {
+			return nil, err
+		}
+		for _, one := range found {
+			before[one.ID] = one.Receipt
+		}
+	}
 	out := make([]ActionHeld, len(claimed))
 	for i, a := range claimed {
 		run := byID[a.RunID]
-		out[i] = ActionHeld{Action: a, Run: run, ReceivedAt: came[run.EventID]}
+		out[i] = ActionHeld{Action: a.Action, Was: a.Was, Run: run, ReceivedAt: came[run.EventID], Previous: before[a.ID]}
 	}
 	return out, nil
 }

@@ -19,8 +19,8 @@ import (
 	"sluice/tenants"
 )
 
-// actionWorker makes an effect: in flight (committed), send, confirmed (committed). A try that finds it in flight sends it again under the same
-// key, by which the target knows it.
+// actionWorker makes an effect: in flight (committed), send, confirmed (committed). A try that finds it in flight does not know whether it was made:
+// it looks for it at the target first, or sends it again where the target drops what it has seen, or leaves it to a person.
 type actionWorker struct {
 	river.WorkerDefaults[ActionArgs]
 
@@ -32,7 +32,9 @@ type actionWorker struct {
 	meters  *meters
 	timeout time.Duration
 	lease   time.Duration
+	settle  time.Duration
 	secrets *secretCache
+	hosts   *hosts
 	// lanes are the tenants' commits: claims and confirmations of their actions share them.
 	lanes lanes[actionWish, *db.ActionHeld]
 }
@@ -49,8 +51,15 @@ func (w *actionWorker) Work(ctx context.Context, job *river.Job[ActionArgs]) err
 type taken struct {
 	db.ActionHeld
 
-	secret tenants.Secret
+	connector action.Connector
+	effect    action.Effect
+	opened    db.CredentialOpened
+	host      string
+	deadline  time.Time // the end of the lease, less what it takes to write down what happened
 }
+
+// doubted says that an earlier try may have made the effect.
+func (a *taken) doubted() bool { return a.Was == db.ActionInFlight }
 
 // actionWish is what one action wants of its tenant's next commit: to be claimed, or to be confirmed.
 type actionWish struct {
@@ -112,15 +121,70 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 		attribute.String("sluice.action_id", tenants.FormatID(tenants.ActionPrefix, a.ID)),
 		attribute.String("sluice.action_kind", a.Kind), attribute.Int("sluice.attempt", a.Attempt),
 	)
+	leave, away := w.hosts.enter(a.host, a.TenantID, credentialOf(a))
+	if away != nil {
+		return w.turnedAway(ctx, a, away)
+	}
+	if a.doubted() && a.effect.Once != action.OnceKey {
+		receipt, err := w.find(ctx, a)
+		leave(err)
+		switch {
+		case err != nil:
+			return w.ended(ctx, a, afterLookup(err, a, w.age(a)))
+		case receipt != nil:
+			receipt.Note = orText(receipt.Note, "found at the target, by its mark")
+			return w.confirmed(ctx, a, *receipt)
+		case a.Attempt > a.AttemptsMax:
+			return w.failed(ctx, a, exhausted())
+		}
+		if leave, away = w.hosts.enter(a.host, a.TenantID, credentialOf(a)); away != nil {
+			a.Was = db.ActionIntended // it surely was not made
+			return w.turnedAway(ctx, a, away)
+		}
+	}
 	receipt, err := w.send(ctx, a)
+	leave(err)
 	if err != nil {
 		return w.failed(ctx, a, err)
 	}
 	return w.confirmed(ctx, a, receipt)
 }
 
+func orText(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+func credentialOf(a *taken) uuid.UUID {
+	if a.CredentialID == nil {
+		return uuid.Nil
+	}
+	return *a.CredentialID
+}
+
+func (w *actionWorker) age(a *taken) time.Duration { return w.now().Sub(a.CreatedAt) }
+
+func exhausted() *action.Error {
+	return &action.Error{Kind: action.Refused, Code: reasonAttempts, Message: "Its attempts ended without an answer of the target."}
+}
+
+// turnedAway puts the action back as it was, without an attempt: to wait is not to fail.
+func (w *actionWorker) turnedAway(ctx context.Context, a *taken, away *turnedAway) error {
+	step := db.ActionStep{State: a.Was, Reason: away.reason, Detail: away.detail, Wait: min(away.wait, waitMax), Refund: true}
+	if w.age(a) > actionAgeMax {
+		step = db.ActionStep{State: db.ActionFailed, Reason: away.reason, Detail: away.detail + " It has waited for this for too long.", Refund: true}
+		if a.doubted() && a.effect.Once != action.OnceKey {
+			step.State, step.Reason = db.ActionUnknown, reasonUnknown
+		}
+	}
+	return w.ended(ctx, a, step)
+}
+
 // claim marks the action as in flight, and opens its credential. What cannot be sent any more is ended here.
 func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, error) {
+	began := w.now()
 	held, err := w.lanes.write(ctx, args.TenantID, actionWish{claim: args.ActionID})
 	if err != nil {
 		return nil, err
@@ -129,18 +193,10 @@ func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, erro
 		err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error { return w.whyNot(ctx, tx, args.ActionID) })
 		return nil, err
 	}
-	a := &taken{ActionHeld: *held}
-	var fault *action.Error
-	switch {
-	case a.Attempt > a.AttemptsMax:
-		fault = &action.Error{Kind: action.Refused, Code: reasonAttempts, Message: "Its attempts ended without an answer of the target."}
-	case a.CredentialID != nil:
-		a.secret, err = w.secrets.find(ctx, a.TenantID, *a.CredentialID)
-		if errors.Is(err, db.ErrNotFound) {
-			fault = &action.Error{Kind: action.Refused, Code: action.CodeCredential, Message: "The action's credential was deleted."}
-		} else if err != nil {
-			return nil, err
-		}
+	a := &taken{ActionHeld: *held, deadline: began.Add(w.lease - leaseMargin)}
+	fault, err := w.open(ctx, a)
+	if err != nil {
+		return nil, err
 	}
 	if fault == nil {
 		return a, nil
@@ -149,6 +205,45 @@ func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, erro
 		return nil, err
 	}
 	return nil, errNothing
+}
+
+// updatesWait is how long an action waits for another that changes the same target.
+const updatesWait = 2 * time.Second
+
+// leaseMargin is what of a lease is left for writing down what happened: nothing is sent in it.
+const leaseMargin = 2 * time.Second
+
+// open reads what the action's work needs, or says why it cannot be done.
+func (w *actionWorker) open(ctx context.Context, a *taken) (*action.Error, error) {
+	var ok bool
+	a.connector, ok = w.actions.Get(a.Kind)
+	if err := json.Unmarshal(a.Effect, &a.effect); err != nil || !ok {
+		return &action.Error{Kind: action.Refused, Code: action.CodeInvalid, Message: "The action cannot be read."}, nil
+	}
+	if a.effect.Once == "" {
+		a.effect.Once = action.OnceKey
+	}
+	if a.CredentialID != nil {
+		var err error
+		a.opened, err = w.secrets.find(ctx, a.TenantID, *a.CredentialID)
+		if errors.Is(err, db.ErrNotFound) {
+			return &action.Error{Kind: action.Refused, Code: action.CodeCredential, Message: "The action's credential was deleted.", Doubt: a.doubted()}, nil
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	address := a.effect.URL
+	if account, ok := w.actions.Account(a.connector.Spec().Account); ok && address == "" {
+		address = orText(a.opened.BaseURL, account.Base)
+	}
+	a.host = hostOf(address)
+	switch {
+	case a.doubted() && a.effect.Once == action.OnceNever:
+		return &action.Error{Kind: action.Retry, Code: reasonUnknown, Message: "A worker was lost while it sent it", Doubt: true}, nil
+	case a.Attempt > a.AttemptsMax && (!a.doubted() || a.effect.Once == action.OnceKey):
+		return exhausted(), nil
+	}
+	return nil, nil
 }
 
 // whyNot tells what to do with a job whose action cannot be claimed.
@@ -174,22 +269,51 @@ func (w *actionWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID)
 		return snooze{suspendedWait}
 	case a.LeaseUntil != nil:
 		return snooze{a.LeaseUntil.Sub(w.now()) + snoozeMin}
-	case a.Until != nil:
+	case a.Until != nil && a.Until.After(w.now()):
 		return snooze{a.Until.Sub(w.now())}
+	case a.Updates && a.State != db.ActionProposed:
+		return snooze{updatesWait} // another one changes the same target, and goes first
 	}
 	return errNothing
 }
 
-// send makes the try, outside of any transaction.
+// send makes the try, outside of any transaction, and never after the lease: another worker may have the action by then.
 func (w *actionWorker) send(ctx context.Context, a *taken) (action.Receipt, error) {
-	connector, ok := w.actions.Get(a.Kind)
-	var effect action.Effect
-	if err := json.Unmarshal(a.Effect, &effect); err != nil || !ok {
-		return action.Receipt{}, &action.Error{Kind: action.Refused, Code: action.CodeInvalid, Message: "The action cannot be read."}
+	ctx, cancel := context.WithDeadline(ctx, a.deadline)
+	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, w.timeout)
+	defer stop()
+	if ctx.Err() != nil {
+		return action.Receipt{}, &action.Error{Kind: action.Retry, Code: action.CodeCanceled, Message: "the worker was held up for too long, or is being stopped"}
+	}
+	return a.connector.Do(ctx, w.attempt(a))
+}
+
+// find looks for the effect at its target, nil if it surely is not there.
+func (w *actionWorker) find(ctx context.Context, a *taken) (*action.Receipt, error) {
+	finder, ok := a.connector.(action.Finder)
+	if !ok {
+		return nil, &action.Error{Kind: action.Refused, Code: action.CodeLookup, Message: "effects of this kind cannot be looked for"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	return connector.Do(ctx, action.Send{Key: a.Key, Effect: effect, Secret: a.secret.Reveal(), At: w.now(), Attempt: a.Attempt})
+	return finder.Find(ctx, w.attempt(a))
+}
+
+// attempt is what a connector is told.
+func (w *actionWorker) attempt(a *taken) action.Send {
+	s := action.Send{
+		Access: action.Access{Secret: a.opened.Secret.Reveal(), Base: a.opened.BaseURL},
+		Key:    a.Key, Effect: a.effect, At: w.now(), Attempt: a.Attempt, Since: a.CreatedAt,
+	}
+	if a.FirstSentAt != nil {
+		s.Since = *a.FirstSentAt
+	}
+	var previous action.Receipt
+	if a.effect.Update && len(a.Previous) > 0 && json.Unmarshal(a.Previous, &previous) == nil {
+		s.Previous = &previous
+	}
+	return s
 }
 
 // confirmed keeps the receipt and ends the run, in one transaction with other actions of the tenant.
@@ -215,9 +339,13 @@ func (w *actionWorker) confirmed(ctx context.Context, a *taken, receipt action.R
 
 // failed keeps what became of the try, and comes again or ends the run.
 func (w *actionWorker) failed(ctx context.Context, a *taken, cause error) error {
+	return w.ended(ctx, a, afterAction(cause, a, w.age(a), w.settle))
+}
+
+// ended keeps a step of the action, and comes again where it waits.
+func (w *actionWorker) ended(ctx context.Context, a *taken, step db.ActionStep) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
-	step := afterAction(cause, a.Action)
 	err := w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
 	if err != nil {
 		return fmt.Errorf("keep what became of action %s: %w", a.ID, err)
@@ -239,7 +367,7 @@ func (w *actionWorker) end(ctx context.Context, tx db.TenantTx, a *taken, s db.A
 	switch s.State {
 	case db.ActionConfirmed:
 		err = tx.RunActed(ctx, a.RunID, db.RunDone, "", "")
-	case db.ActionFailed:
+	case db.ActionFailed, db.ActionUnknown:
 		err = tx.RunActed(ctx, a.RunID, db.RunDead, s.Reason, s.Detail)
 	default:
 		ended, err = false, tx.RunActingWait(ctx, a.RunID, s.Reason, s.Detail, s.Wait)
@@ -266,7 +394,7 @@ func (w *actionWorker) told(ctx context.Context, a *taken, s db.ActionStep) {
 	case db.ActionConfirmed:
 		w.meters.step(ctx, db.RunDone, "")
 		w.meters.latency.Record(ctx, took.Seconds())
-	case db.ActionFailed:
+	case db.ActionFailed, db.ActionUnknown:
 		level = slog.LevelWarn
 		w.meters.step(ctx, db.RunDead, s.Reason)
 		w.meters.latency.Record(ctx, took.Seconds())

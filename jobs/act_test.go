@@ -37,7 +37,7 @@ func TestActionComesAgainUnderTheSameKey(t *testing.T) {
 func TestActionThatIsRefusedEndsTheRun(t *testing.T) {
 	t.Parallel()
 	for status, reason := range map[int]string{
-		http.StatusForbidden: "action.refused", http.StatusGone: "action.gone", http.StatusFound: "action.redirect",
+		http.StatusForbidden: "action.unauthorized", http.StatusConflict: "action.refused", http.StatusGone: "action.gone", http.StatusFound: "action.redirect",
 	} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()

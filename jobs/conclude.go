@@ -2,8 +2,6 @@ package jobs
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,9 +11,7 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
-	"sluice/jobs/action"
 	"sluice/jobs/llm"
-	"sluice/tenants"
 )
 
 // ending is what a run ends its hold with: the reply, its usage and cost, the ledger entry, the outcome, the action and its job.
@@ -46,7 +42,15 @@ func (w *runWorker) conclude(ctx context.Context, c *claimed, call db.Call, repl
 		}
 		end.call = &call
 	}
-	if _, err = w.lanes.write(ctx, c.run.TenantID, wish{end: &end}); fresh && errors.Is(err, db.ErrStale) {
+	_, err = w.lanes.write(ctx, c.run.TenantID, wish{end: &end})
+	if intent != nil && errors.Is(err, db.ErrConflict) {
+		// Another run of the same automation on the same event has made this very effect, or may have.
+		step.Status, step.Reason, end.intent = db.RunDone, reasonMade, nil
+		step.Detail = "The outcome stands; its effect was made before, by another run on the same event, and is not made twice."
+		end.step = step
+		_, err = w.lanes.write(ctx, c.run.TenantID, wish{end: &end})
+	}
+	if fresh && errors.Is(err, db.ErrStale) {
 		// The run is another worker's, or a person cancelled it. What was paid is booked all the same.
 		w.settle(ctx, c, func(ctx context.Context, tx db.TenantTx) error {
 			if err := receive(ctx, tx, call); err != nil {
@@ -103,13 +107,22 @@ func (w *runWorker) judge(c *claimed, reply llm.Reply) (db.RunStep, *db.Action, 
 	if err != nil {
 		return db.RunStep{}, nil, fmt.Errorf("write the output: %w", err)
 	}
-	intent, fault := w.intent(c, output)
-	if fault != nil {
-		fault.Output = kept
-		return *fault, nil, nil
+	intent, err := Effect(w.actions, Concluded{
+		Run: c.run, Automation: c.automation, Event: c.event, Payload: c.payload, Output: output, At: w.now(),
+	})
+	if fault, ok := errors.AsType[*EffectFault](err); ok {
+		step := die(fault.Reason, fault.Detail)
+		step.Output = kept
+		return step, nil, nil
+	} else if err != nil {
+		return db.RunStep{}, nil, err
 	}
 	step := db.RunStep{Status: db.RunDone, Output: kept}
 	switch {
+	case c.run.Mode == automations.ModeReview:
+		until := w.now().Add(c.automation.Review().Within)
+		step.Status, step.Reason, step.Until = db.RunInReview, reasonReview, &until
+		step.Detail = "The outcome stands; a person is to approve it."
 	case intent == nil:
 	case intent.State == db.ActionWithheld:
 		step.Reason, step.Detail = reasonShadow, "The automation is in shadow mode: what would have been sent is kept, and nothing left."
@@ -117,64 +130,6 @@ func (w *runWorker) judge(c *claimed, reply llm.Reply) (db.RunStep, *db.Action, 
 		step.Status, step.Reason, step.Detail = db.RunActing, reasonPending, "The outcome stands; its effect is to be made."
 	}
 	return step, intent, nil
-}
-
-// intent prepares what is to be sent. A step is returned where that cannot be done.
-func (w *runWorker) intent(c *claimed, output any) (*db.Action, *db.RunStep) {
-	stop := func(reason, detail string) (*db.Action, *db.RunStep) {
-		step := die(reason, detail)
-		return nil, &step
-	}
-	spec := c.automation.Spec()
-	params, err := actionParams(spec.Action)
-	if err != nil {
-		return stop(reasonAutomation, err.Error())
-	}
-	connector, ok := w.actions.Get(params.Kind)
-	if !ok {
-		return stop(reasonAutomation, "There is no connector "+params.Kind+".")
-	}
-	if params.Kind == "none" {
-		return nil, nil
-	}
-	in := action.Input{
-		RunID: tenants.FormatID(tenants.RunPrefix, c.run.ID), EventID: tenants.FormatID(tenants.EventPrefix, c.event.ID),
-		AutomationID:      tenants.FormatID(tenants.AutomationPrefix, c.run.AutomationID),
-		AutomationVersion: c.run.AutomationVersion, EventType: c.event.Type, Entity: c.event.Entity, Depth: c.run.Depth, Mode: c.run.Mode, Output: output, At: w.now(),
-	}
-	if params.Body != "" {
-		if in.Body, err = c.automation.ActionBody(EventOf(c.event), c.payload, output); err != nil {
-			return stop(reasonActionBody, "The action's body cannot be rendered: "+err.Error())
-		}
-	}
-	effect, err := connector.Prepare(spec.Action, in)
-	if err != nil {
-		if e, ok := errors.AsType[*action.Error](err); ok {
-			return stop(e.Code, e.Error())
-		}
-		return stop(action.CodeInvalid, "The action cannot be prepared.")
-	}
-	kept, err := json.Marshal(effect)
-	if err != nil {
-		return stop(action.CodeInvalid, "The action cannot be kept.")
-	}
-	a := &db.Action{
-		ID: tenants.NewID(), RunID: c.run.ID, Kind: params.Kind, Key: actionKey(c.run.ID, params.Kind, effect.URL), Target: effect.Target,
-		Effect: kept, State: db.ActionIntended, Entity: c.event.Entity,
-	}
-	if id, ok := tenants.ParseID(tenants.CredentialPrefix, params.CredentialID); ok {
-		a.CredentialID = &id
-	}
-	if c.run.Mode != automations.ModeLive {
-		a.State = db.ActionWithheld
-	}
-	return a, nil
-}
-
-// actionKey names an effect by run and target: however often it is tried, it is the same name.
-func actionKey(runID uuid.UUID, kind, target string) string {
-	sum := sha256.Sum256([]byte(runID.String() + "\x00" + kind + "\x00" + target))
-	return "msg_" + hex.EncodeToString(sum[:16])
 }
 
 // received is a call with its reply and usage, priced by the model that served it.

@@ -159,20 +159,20 @@ func (l *priceList) of(ctx context.Context, tenantID uuid.UUID, provider, model 
 // secretCache finds the secrets that effects are made with.
 type secretCache struct {
 	db   *db.DB
-	held *moment[[2]uuid.UUID, tenants.Secret]
+	held *moment[[2]uuid.UUID, db.CredentialOpened]
 }
 
 func newSecretCache(d *db.DB, now func() time.Time) *secretCache {
-	return &secretCache{db: d, held: newMoment[[2]uuid.UUID, tenants.Secret](keyringAge, now)}
+	return &secretCache{db: d, held: newMoment[[2]uuid.UUID, db.CredentialOpened](keyringAge, now)}
 }
 
 // find opens a credential of a tenant. ErrNotFound: it was deleted.
-func (c *secretCache) find(ctx context.Context, tenantID, credentialID uuid.UUID) (tenants.Secret, error) {
-	return c.held.get([2]uuid.UUID{tenantID, credentialID}, func() (secret tenants.Secret, err error) {
+func (c *secretCache) find(ctx context.Context, tenantID, credentialID uuid.UUID) (db.CredentialOpened, error) {
+	return c.held.get([2]uuid.UUID{tenantID, credentialID}, func() (opened db.CredentialOpened, err error) {
 		err = c.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
-			secret, err = tx.CredentialSecret(ctx, credentialID)
+			opened, err = tx.CredentialOpen(ctx, credentialID)
 			return err
 		})
-		return secret, err
+		return opened, err
 	})
 }

@@ -201,9 +201,9 @@ func (w *noticeWorker) postTo(ctx context.Context, n *telling, write func(*telli
 		return err
 	}
 	_, err = w.webhook.Do(ctx, action.Send{
-		Key: n.key(), Secret: n.to.Secret.Reveal(), At: w.now(), Attempt: n.Attempt,
+		Key: n.key(), Access: action.Access{Secret: n.to.Secret.Reveal()}, At: w.now(), Attempt: n.Attempt,
 		Effect: action.Effect{
-			Kind: w.webhook.Kind(), URL: n.to.URL.Reveal(), ContentType: "application/json", Signed: n.channel.Kind == db.ChannelWebhook, Body: body,
+			Kind: w.webhook.Spec().Kind, URL: n.to.URL.Reveal(), ContentType: "application/json", Signed: n.channel.Kind == db.ChannelWebhook, Body: body,
 		},
 	})
 	return err

@@ -130,13 +130,13 @@ var slackEscaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "
 func slackText(s string, most int) string { return slackEscaper.Replace(plain(s, most)) }
 
 // mail is the notice as a message.
-func (n *telling) mail() mail {
+func (n *telling) mail() letter {
 	lines := []string{
 		n.heading(), "", plain(n.alert.Detail, detailMax), "", n.span(),
 		"Tenant " + tenants.FormatID(tenants.TenantPrefix, n.TenantID) + ", alert " + tenants.FormatID(tenants.AlertPrefix, n.alert.ID) + ", channel " +
 			plain(n.channel.Name, subjectMax) + ".",
 	}
-	return mail{to: n.to.Email, id: n.key(), subject: "[Sluice] " + n.heading(), text: strings.Join(lines, "\n") + "\n"}
+	return letter{to: n.to.Email, id: n.key(), subject: "[Sluice] " + n.heading(), text: strings.Join(lines, "\n") + "\n"}
 }
 
 // plain makes one line of a text: no control characters, none that turn the direction of the text around, and not longer than most runes.

@@ -32,6 +32,12 @@ const (
 	orphansMax      = 3
 	actionRetryMax  = 2 * time.Hour
 	actionRetryBase = time.Second
+	// actionSettle is how long an effect whose fate is not known is left alone before it is looked for.
+	actionSettle = 5 * time.Second
+	// actionAgeMax ends an effect that has not been made for so long.
+	actionAgeMax = 72 * time.Hour
+	// lookupsMore is how often a target is asked for an effect after the last attempt was sent.
+	lookupsMore = 4
 )
 
 // The reasons of runs that are born in this room; those of actions are born in jobs/action.
@@ -51,6 +57,11 @@ const (
 	reasonReplyLost      = "provider.reply_lost"
 	reasonSchema         = "output.schema"
 	reasonShadow         = "shadow"
+	reasonReview         = "review.pending"
+	reasonMade           = "action.made"
+	reasonUnknown        = "action.unknown"
+	reasonHostBusy       = "action.host_busy"
+	reasonHostOpen       = "action.breaker_open"
 	reasonSuspended      = "tenant.suspended"
 	reasonTruncated      = "output.truncated"
 	reasonUnfinished     = "output.unfinished"
@@ -255,28 +266,67 @@ func afterOutput(reply llm.Reply, compiled *automations.Compiled) (any, *db.RunS
 	return output, nil
 }
 
-// afterAction says what follows a failed try at an effect.
-func afterAction(err error, a db.Action) db.ActionStep {
+// afterAction says what follows a try at an effect that did not make it for certain. How it was kept from being made twice decides what may be done
+// where nobody knows whether it was made. age is how long ago it was intended, and settle how long it is left alone before it is looked for.
+func afterAction(err error, a *taken, age, settle time.Duration) db.ActionStep {
 	var e *action.Error
 	if !errors.As(err, &e) {
-		e = &action.Error{Kind: action.Retry, Code: reasonInternal, Message: "Something went wrong inside Sluice; the operator's log has it.", Sent: true}
+		e = &action.Error{Kind: action.Retry, Code: reasonInternal, Message: "Something went wrong inside Sluice; the operator's log has it.", Doubt: true}
 	}
 	step := db.ActionStep{Reason: e.Code, Detail: e.Error(), Status: e.Status}
+	last := a.Attempt >= a.AttemptsMax || age > actionAgeMax
 	switch {
-	case e.Kind != action.Retry:
-		step.State = db.ActionFailed
+	case e.Doubt && a.effect.Once == action.OnceNever:
+		step.State, step.Reason = db.ActionUnknown, reasonUnknown
+		step.Detail += ". It may have been made, and its target cannot be asked: look there before it is sent again."
 	case e.Code == action.CodeCanceled:
 		// Our own stop: the attempt is given back where it surely never left.
-		step.State, step.Wait, step.Refund = db.ActionInFlight, actionRetryBase, !e.Sent
-	case a.Attempt >= a.AttemptsMax:
-		step.State, step.Detail = db.ActionFailed, step.Detail+" No attempt is left."
+		step.State, step.Wait, step.Refund = stateOf(e.Doubt), actionRetryBase, !e.Doubt
+	case e.Kind == action.Retry && e.Doubt && last && a.effect.Once == action.OnceMark && a.Attempt <= a.AttemptsMax:
+		// Nothing more is sent; it is only looked for.
+		step.State, step.Wait = db.ActionInFlight, max(e.RetryAfter, settle)
+	case e.Kind != action.Retry:
+		step.State = db.ActionFailed
+	case last:
+		step.State, step.Detail = db.ActionFailed, step.Detail+". No attempt is left."
+		if e.Doubt {
+			step.Detail += " It may have been made; its target drops what it has seen, so that it may be retried."
+		}
 	default:
-		step.State, step.Wait = db.ActionIntended, max(e.RetryAfter, actionBackoff(a.Attempt))
-		if e.Sent {
-			step.State = db.ActionInFlight
+		step.State, step.Wait = stateOf(e.Doubt), max(e.RetryAfter, actionBackoff(a.Attempt))
+		if e.Doubt && a.effect.Once == action.OnceMark {
+			// A target that is slow may still make it, and one that answers from a copy may not show it yet.
+			step.Wait = max(step.Wait, settle)
 		}
 	}
 	return step
+}
+
+// afterLookup says what follows where a target could not be asked whether it has an effect that may have been made: it is never sent again before
+// that is known.
+func afterLookup(err error, a *taken, age time.Duration) db.ActionStep {
+	e, ok := errors.AsType[*action.Error](err)
+	if !ok {
+		e = &action.Error{Kind: action.Retry, Code: reasonInternal, Message: "Something went wrong inside Sluice; the operator's log has it."}
+	}
+	step := db.ActionStep{Reason: e.Code, Detail: "It may have been made, and its target could not be asked: " + e.Error(), Status: e.Status}
+	switch {
+	case e.Code == action.CodeCanceled:
+		step.State, step.Wait, step.Refund = db.ActionInFlight, actionRetryBase, true
+	case e.Kind == action.Retry && a.Attempt < a.AttemptsMax+lookupsMore && age <= actionAgeMax:
+		step.State, step.Wait = db.ActionInFlight, max(e.RetryAfter, actionBackoff(min(a.Attempt, a.AttemptsMax)))
+	default:
+		step.State, step.Reason = db.ActionUnknown, reasonUnknown
+	}
+	return step
+}
+
+// stateOf is the state of an action between two tries.
+func stateOf(doubt bool) string {
+	if doubt {
+		return db.ActionInFlight
+	}
+	return db.ActionIntended
 }
 
 // actionBackoff is about 1 s, 4 s, 16 s, 1 min, 4 min, 17 min, 1 h: what is down for a moment is found again soon, what is down for the

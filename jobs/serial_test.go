@@ -214,7 +214,7 @@ func TestDeadRunBlocksOrPasses(t *testing.T) {
 		first := h.arrive(arrival{ordering: db.OrderSerial, entity: "issue:1", title: "1", at: 1}, automation)[0]
 		second := h.arrive(arrival{ordering: db.OrderSerial, entity: "issue:1", title: "2", at: 2}, automation)[0]
 		h.work(unswept)
-		require.Equal(t, "action.refused", h.ended(first).Reason)
+		require.Equal(t, "action.unauthorized", h.ended(first).Reason)
 		h.until(second, func(r db.Run) bool { return r.Reason == db.ReasonBehind })
 		h.cancel(first)
 		require.Equal(t, db.RunDone, h.ended(second).Status)

@@ -63,6 +63,8 @@ type Deps struct {
 	PayloadRetention time.Duration
 	// ModelTimeout bounds one call to a model, ActionTimeout one try at an effect.
 	ModelTimeout, ActionTimeout time.Duration
+	// ActionSettle is how long an effect whose fate is not known is left alone before its target is asked for it; 0 is 5 s.
+	ActionSettle time.Duration
 	// RunWorkers and ActionWorkers are how many of each this process works on at once.
 	RunWorkers, ActionWorkers int
 	// ShutdownTimeout is how long Stop lets what runs come to its end before it is cut off.
@@ -106,7 +108,8 @@ func NewWorker(d Deps) (*Worker, error) {
 	river.AddWorker(kinds, runs)
 	acts := &actionWorker{
 		db: d.DB, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m, timeout: d.ActionTimeout, lease: d.ActionTimeout + d.Lease,
-		secrets: newSecretCache(d.DB, d.Now),
+		secrets: newSecretCache(d.DB, d.Now), hosts: newHosts(d.ActionWorkers, d.Now),
+		settle: orDefault(d.ActionSettle, actionSettle),
 	}
 	acts.lanes.commit = acts.commit
 	river.AddWorker(kinds, acts)

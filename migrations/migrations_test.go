@@ -322,7 +322,7 @@ func TestDownThatFailsChangesNothing(t *testing.T) {
 	before := status(t, pool)
 	// A view of somebody else's stands on a table that is to go.
 	exec(t, pool, `create view public.others as select id from sluice.prices`)
-	exec(t, pool, `create view public.alarms as select until from sluice.provider_pauses`)
+	exec(t, pool, `create view public.verdicts as select note from sluice.reviews`)
 	exec(t, pool, `create table public.books (price bigint references sluice.prices)`)
 	exec(t, pool, `insert into public.books select id from sluice.prices`)
 	require.Error(t, migrations.Down(t.Context(), url, 1))

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +34,7 @@ func input() action.Input {
 // the battery.
 var samples = map[string]string{
 	"callback": `{"kind": "callback", "url": "ADDRESS/hook?token=` + canary + `", "credential_id": "crd_1"}`,
+	"http":     `{"kind": "http", "url": "ADDRESS/hook?token=` + canary + `", "method": "PUT", "json": "{\"note\": \"hello\"}"}`,
 	"none":     `{"kind": "none"}`,
 }
 
@@ -42,6 +42,14 @@ func sample(t *testing.T, kind, address string) json.RawMessage {
 	t.Helper()
 	require.Contains(t, samples, kind)
 	return json.RawMessage(strings.ReplaceAll(samples[kind], "ADDRESS", address))
+}
+
+// params reads an action object that has no fault.
+func params(t *testing.T, c action.Connector, raw json.RawMessage) action.Params {
+	t.Helper()
+	p, faults := action.Read(c.Spec(), raw)
+	require.Empty(t, faults)
+	return p
 }
 
 func devDoor() *outbound.Door {
@@ -85,88 +93,80 @@ func hides(t *testing.T, secret string, values ...any) {
 	}
 }
 
-func TestConnectors(t *testing.T) {
+// The connectors without an account of a service: their battery is below. That of the others is in vendors_test.go.
+func TestOwnConnectors(t *testing.T) {
 	t.Parallel()
-	kinds := action.New(devDoor()).Kinds()
-	require.True(t, slices.IsSorted(kinds))
-	require.Len(t, samples, len(kinds))
 	_, ok := action.New(devDoor()).Get("carrier_pigeon")
 	require.False(t, ok)
-	for _, kind := range kinds {
+	for kind := range samples {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			connector, ok := action.New(devDoor()).Get(kind)
 			require.True(t, ok)
-			require.Equal(t, kind, connector.Kind())
-			t.Run("Checks", func(t *testing.T) { t.Parallel(); checks(t, connector) })
-			t.Run("PreparesTheSameTwice", func(t *testing.T) { t.Parallel(); prepares(t, connector) })
-			t.Run("Secrets", func(t *testing.T) { t.Parallel(); secrets(t, connector) })
+			t.Run("Checks", func(t *testing.T) { t.Parallel(); checks(t, connector, sample(t, kind, "http://127.0.0.1:1")) })
+			t.Run("PreparesTheSameTwice", func(t *testing.T) { t.Parallel(); prepares(t, connector, sample(t, kind, "https://hook.example")) })
 			t.Run("Outcomes", func(t *testing.T) { t.Parallel(); outcomes(t, connector) })
 			t.Run("Unreachable", func(t *testing.T) { t.Parallel(); unreachable(t, connector) })
 		})
 	}
 }
 
-func checks(t *testing.T, c action.Connector) {
+// checks is what every connector says of action objects that are not as they must be.
+func checks(t *testing.T, c action.Connector, good json.RawMessage) {
 	t.Helper()
-	good := sample(t, c.Kind(), "http://127.0.0.1:1")
-	require.Empty(t, c.Check(good))
+	set := action.New(devDoor())
+	require.Empty(t, set.Check(c, good))
 	for _, bad := range []string{``, `null`, `[]`, `"x"`, `{`} {
-		require.Equal(t, "action", c.Check(json.RawMessage(bad))[0].Place, bad)
+		require.Equal(t, "action", set.Check(c, json.RawMessage(bad))[0].Place, bad)
 	}
 	var object map[string]any
 	require.NoError(t, json.Unmarshal(good, &object))
-	for field, value := range map[string]any{"kind": "carrier_pigeon", "surprise": "x", "Kind": c.Kind()} {
+	for field, value := range map[string]any{"kind": "carrier_pigeon", "surprise": "x", "Kind": c.Spec().Kind} {
 		changed := map[string]any{}
 		maps.Copy(changed, object)
 		changed[field] = value
-		b, err := json.Marshal(changed)
-		require.NoError(t, err)
-		faults := c.Check(b)
+		faults := set.Check(c, written(t, changed))
 		require.Len(t, faults, 1)
 		require.Equal(t, "action."+field, faults[0].Place)
 		require.NotEmpty(t, faults[0].Message)
 		hides(t, "", faults)
 	}
+	for _, f := range c.Spec().Fields {
+		require.NotEmpty(t, f.Doc, f.Name)
+		changed := map[string]any{}
+		maps.Copy(changed, object)
+		changed[f.Name] = 1
+		faults := set.Check(c, written(t, changed))
+		require.Len(t, faults, 1, f.Name)
+		require.Equal(t, "action."+f.Name, faults[0].Place)
+		if delete(changed, f.Name); f.Required {
+			faults = set.Check(c, written(t, changed))
+			require.NotEmpty(t, faults, f.Name)
+			require.Equal(t, "action."+f.Name, faults[0].Place)
+		}
+	}
 }
 
-func prepares(t *testing.T, c action.Connector) {
+func written(t *testing.T, value any) json.RawMessage {
 	t.Helper()
-	params := sample(t, c.Kind(), "https://hook.example")
-	first, err := c.Prepare(params, input())
+	b, err := json.Marshal(value)
 	require.NoError(t, err)
-	second, err := c.Prepare(params, input())
+	return b
+}
+
+func prepares(t *testing.T, c action.Connector, good json.RawMessage) {
+	t.Helper()
+	first, err := c.Prepare(params(t, c, good), input())
+	require.NoError(t, err)
+	second, err := c.Prepare(params(t, c, good), input())
 	require.NoError(t, err)
 	require.Equal(t, first, second)
-	require.Equal(t, c.Kind(), first.Kind)
+	require.Equal(t, c.Spec().Kind, first.Kind)
 	require.NotContains(t, first.Target, canary)
 
-	b, err := json.Marshal(first)
-	require.NoError(t, err)
 	var stored action.Effect
-	require.NoError(t, json.Unmarshal(b, &stored))
+	require.NoError(t, json.Unmarshal(written(t, first), &stored))
 	require.Equal(t, first, stored, "an effect is the same after it was kept")
-}
-
-func secrets(t *testing.T, c action.Connector) {
-	t.Helper()
-	if c.CredentialKind() == "" {
-		_, err := c.NewSecret()
-		require.Error(t, err)
-		require.Error(t, c.CheckSecret(canary))
-		return
-	}
-	first, err := c.NewSecret()
-	require.NoError(t, err)
-	second, err := c.NewSecret()
-	require.NoError(t, err)
-	require.NotEqual(t, first, second)
-	require.NoError(t, c.CheckSecret(first))
-	for _, bad := range []string{"", canary, first + canary, "\n" + first} {
-		err := c.CheckSecret(bad)
-		require.Error(t, err)
-		hides(t, first, err)
-	}
 }
 
 // outcomes plays every way in which a target can answer.
@@ -185,8 +185,8 @@ func outcomes(t *testing.T, c action.Connector) {
 		"302 to metadata":  {scripted.TargetStep{Status: 302, Location: "http://169.254.169.254/"}, action.Refused, "action.redirect", 302, 0},
 		"308 to itself":    {scripted.TargetStep{Status: 308, Location: "/"}, action.Refused, "action.redirect", 308, 0},
 		"400":              {scripted.TargetStep{Status: 400, RetryAfter: "5", Body: canary}, action.Refused, "action.refused", 400, 0},
-		"401":              {scripted.TargetStep{Status: 401}, action.Refused, "action.refused", 401, 0},
-		"404":              {scripted.TargetStep{Status: 404}, action.Refused, "action.refused", 404, 0},
+		"401":              {scripted.TargetStep{Status: 401}, action.Refused, "action.unauthorized", 401, 0},
+		"404":              {scripted.TargetStep{Status: 404}, action.Refused, "action.not_found", 404, 0},
 		"408":              {scripted.TargetStep{Status: 408}, action.Retry, "action.status_4xx", 408, 0},
 		"410":              {scripted.TargetStep{Status: 410}, action.Refused, "action.gone", 410, 0},
 		"425":              {scripted.TargetStep{Status: 425}, action.Retry, "action.status_4xx", 425, 0},
@@ -224,7 +224,7 @@ func outcomes(t *testing.T, c action.Connector) {
 			require.Equal(t, want.code, got.Code)
 			require.Equal(t, want.status, got.Status)
 			require.Equal(t, want.after, got.RetryAfter)
-			require.True(t, got.Sent)
+			require.Equal(t, want.status == 0 || want.status >= 500, got.Doubt)
 		})
 	}
 }
@@ -248,7 +248,7 @@ func unreachable(t *testing.T, c action.Connector) {
 		"own machine":     {outbound.New(outbound.Config{}), "https://127.0.0.1", action.Blocked, "action.blocked"},
 		"no longer valid": {outbound.New(outbound.Config{}), url, action.Refused, "action.invalid"},
 	} {
-		connector, ok := action.New(want.door).Get(c.Kind())
+		connector, ok := action.New(want.door).Get(c.Spec().Kind)
 		require.True(t, ok)
 		send, secret := ready(t, connector, want.address)
 		if send.Effect.URL == "" {
@@ -258,7 +258,7 @@ func unreachable(t *testing.T, c action.Connector) {
 		got := failure(t, err)
 		require.Equal(t, want.kind, got.Kind, name)
 		require.Equal(t, want.code, got.Code, name)
-		require.False(t, got.Sent, name)
+		require.False(t, got.Doubt, name)
 		hides(t, secret, err)
 		require.NotContains(t, err.Error(), "127.0.0.1")
 		require.NotContains(t, err.Error(), "hook")
@@ -269,13 +269,36 @@ func unreachable(t *testing.T, c action.Connector) {
 // ready prepares a connector's sample for an address, with a secret if it takes one.
 func ready(t *testing.T, c action.Connector, address string) (send action.Send, secret string) {
 	t.Helper()
-	effect, err := c.Prepare(sample(t, c.Kind(), address), input())
+	effect, err := c.Prepare(params(t, c, sample(t, c.Spec().Kind, address)), input())
 	require.NoError(t, err)
-	if c.CredentialKind() != "" {
-		secret, err = c.NewSecret()
-		require.NoError(t, err)
+	if c.Spec().Account != "" {
+		secret = newSecret(t)
 	}
-	return action.Send{Key: "act_1", Effect: effect, Secret: secret, At: at, Attempt: 1}, secret
+	return action.Send{Key: "act_1", Effect: effect, Access: action.Access{Secret: secret}, At: at, Attempt: 1}, secret
+}
+
+// newSecret makes a secret that signs callbacks.
+func newSecret(t *testing.T) string {
+	t.Helper()
+	account, ok := action.New(devDoor()).Account("callback")
+	require.True(t, ok)
+	secret, err := account.NewSecret()
+	require.NoError(t, err)
+	return secret
+}
+
+func TestCallbackSecrets(t *testing.T) {
+	t.Parallel()
+	account, ok := action.New(devDoor()).Account("callback")
+	require.True(t, ok)
+	first := newSecret(t)
+	require.NotEqual(t, first, newSecret(t))
+	require.NoError(t, account.Check(first))
+	for _, bad := range []string{"", canary, first + canary, "\n" + first} {
+		err := account.Check(bad)
+		require.Error(t, err)
+		hides(t, first, err)
+	}
 }
 
 func TestRetryAfterDateIsMeasuredOnTheTargetsClock(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,53 +30,51 @@ var _ Connector = callback{}
 const (
 	callbackBodyBytesMax = 1 << 20 // of a request's body
 	callbackKeyBytesMax  = 256
-	credentialPrefix     = "crd_"
+	fieldURL             = "url"
 	jsonType             = "application/json"
 	textType             = "text/plain; charset=utf-8"
 )
 
-func (callback) Kind() string                    { return "callback" }
-func (callback) CredentialKind() string          { return "callback" }
-func (callback) NewSecret() (string, error)      { return newWebhookSecret() }
-func (callback) CheckSecret(secret string) error { _, err := webhookKeys(secret); return err }
-
-func (c callback) Check(params json.RawMessage) []Fault {
-	texts, faults := fields(params, "callback", "kind", "url", "credential_id", "body")
-	if texts == nil || slices.ContainsFunc(faults, func(f Fault) bool { return f.Place == "action.url" }) {
-		return faults
+// callbackAccount is the secret that signs callbacks.
+func callbackAccount() Account {
+	return Account{
+		Kind: "callback", NoBase: true, SecretDoc: "whsec_ and the base64 of 24 to 64 random bytes; left out, one is made", NewSecret: newWebhookSecret,
+		Check: func(secret string) error { _, err := webhookKeys(secret); return err },
 	}
-	if address, ok := texts["url"]; !ok {
-		faults = append(faults, Fault{Place: "action.url", Message: "expected the address of the callback, https://..."})
-	} else if err := c.door.CheckURL(address); err != nil {
-		faults = append(faults, Fault{Place: "action.url", Message: err.Error()})
-	}
-	if id, ok := texts["credential_id"]; ok && !strings.HasPrefix(id, credentialPrefix) {
-		faults = append(faults, Fault{Place: "action.credential_id", Message: "expected the id of a credential, crd_..."})
-	}
-	return faults
 }
 
-func (c callback) Prepare(params json.RawMessage, in Input) (Effect, error) {
-	texts, faults := fields(params, "callback", "kind", "url", "credential_id", "body")
-	if len(faults) > 0 {
-		return Effect{}, refused(CodeInvalid, faults[0].Place+": "+faults[0].Message)
+func (callback) Spec() Spec {
+	return Spec{Kind: "callback", Account: "callback", Fields: []Field{
+		{Name: fieldURL, Form: FormLiteral, Required: true, Doc: "the address of the callback, https://..."},
+		{Name: fieldBody, Form: FormContent, Doc: "what is sent; left out, an envelope with the whole output as JSON"},
+	}}
+}
+
+func (c callback) Check(p Params) []Fault {
+	if err := c.door.CheckURL(p.Texts[fieldURL]); err != nil {
+		return []Fault{{Place: "action.url", Message: err.Error()}}
 	}
-	target, err := masked(texts["url"])
+	return nil
+}
+
+func (c callback) Prepare(p Params, in Input) (Effect, error) {
+	target, err := masked(p.Texts[fieldURL])
 	if err != nil {
 		return Effect{}, refused(CodeInvalid, "action.url: expected an address")
 	}
 	effect := Effect{
-		Kind: "callback", Target: target, URL: texts["url"], ContentType: jsonType, Signed: texts["credential_id"] != "",
-		RunID: in.RunID, Depth: in.Depth,
+		Kind: "callback", Target: target, URL: p.Texts[fieldURL], ContentType: jsonType, Signed: p.Texts[fieldCredential] != "",
+		Once: OnceKey, RunID: in.RunID, Depth: in.Depth,
 	}
+	body, templated := p.Texts[fieldBody]
 	switch {
-	case in.Body != "":
+	case body != "":
 		// The text of a model may hold anything; what is declared as UTF-8 is made so once, and then stays.
-		effect.Body = []byte(strings.ToValidUTF8(in.Body, string(utf8.RuneError)))
+		effect.Body = []byte(strings.ToValidUTF8(body, string(utf8.RuneError)))
 		if !json.Valid(effect.Body) {
 			effect.ContentType = textType
 		}
-	case texts["body"] != "":
+	case templated:
 		// Falling back to the whole output would send what the template was written to leave out.
 		return Effect{}, refused(CodeEmptyBody, "action.body: the template came out empty")
 	default:

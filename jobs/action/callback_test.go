@@ -30,8 +30,7 @@ func TestCallbackIsSignedAsTheStandardSays(t *testing.T) {
 	t.Parallel()
 	target, url := listen(t)
 	send, secret := ready(t, callback(t), url)
-	other, err := callback(t).NewSecret()
-	require.NoError(t, err)
+	other := newSecret(t)
 
 	target.Script(scripted.TargetStep{Status: 500, Act: true}, scripted.TargetStep{Hang: true}, scripted.TargetStep{})
 	var last error
@@ -83,7 +82,7 @@ func TestCallbackSignsTheKnownMessage(t *testing.T) {
 	t.Parallel()
 	target, url := listen(t)
 	_, err := callback(t).Do(t.Context(), action.Send{
-		Key: "msg_p5jXN8AQM9LWM0D4loKWxJek", At: time.Unix(1614265330, 0), Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+		Key: "msg_p5jXN8AQM9LWM0D4loKWxJek", At: time.Unix(1614265330, 0), Access: action.Access{Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
 		Effect: action.Effect{
 			Kind: "callback", URL: url, ContentType: "application/json", Signed: true, Body: []byte(`{"test": 2432232314}`),
 		},
@@ -97,7 +96,7 @@ func TestCallbackSignsTheKnownMessage(t *testing.T) {
 func TestCallbackWithoutCredentialIsNotSigned(t *testing.T) {
 	t.Parallel()
 	target, url := listen(t)
-	effect, err := callback(t).Prepare(json.RawMessage(`{"kind": "callback", "url": "`+url+`"}`), input())
+	effect, err := callback(t).Prepare(params(t, callback(t), json.RawMessage(`{"kind": "callback", "url": "`+url+`"}`)), input())
 	require.NoError(t, err)
 	_, err = callback(t).Do(t.Context(), action.Send{Key: "act_1", Effect: effect, At: at})
 	require.NoError(t, err)
@@ -128,7 +127,7 @@ func TestCallbackThatCannotBeSentIsNotSent(t *testing.T) {
 		got := failure(t, err)
 		require.Equal(t, change.code, got.Code, name)
 		require.Equal(t, action.Refused, got.Kind, name)
-		require.False(t, got.Sent, name)
+		require.False(t, got.Doubt, name)
 		hides(t, secret, err)
 	}
 	require.Empty(t, target.Journal())
@@ -148,13 +147,17 @@ func TestCallbackCanceled(t *testing.T) {
 	got := failure(t, err)
 	require.Equal(t, "action.canceled", got.Code)
 	require.Equal(t, action.Retry, got.Kind)
-	require.True(t, got.Sent)
+	require.True(t, got.Doubt)
 	require.ErrorIs(t, err, context.Canceled)
 }
 
 func TestCallbackBody(t *testing.T) {
 	t.Parallel()
-	with := json.RawMessage(`{"kind": "callback", "url": "https://hook.example/", "body": "{{ output.reply }}"}`)
+	with := func(body string) action.Params {
+		p := params(t, callback(t), json.RawMessage(`{"kind": "callback", "url": "https://hook.example/", "body": "{{ output.reply }}"}`))
+		p.Texts["body"] = body
+		return p
+	}
 	for rendered, want := range map[string]struct{ contentType, body string }{
 		`{"text": "hi"}`: {"application/json", `{"text": "hi"}`},
 		` [1] `:          {"application/json", ` [1] `},
@@ -162,23 +165,19 @@ func TestCallbackBody(t *testing.T) {
 		`{"text": `:      {"text/plain; charset=utf-8", `{"text": `},
 		"bad \xff byte":  {"text/plain; charset=utf-8", "bad \uFFFD byte"},
 	} {
-		in := input()
-		in.Body = rendered
-		effect, err := callback(t).Prepare(with, in)
+		effect, err := callback(t).Prepare(with(rendered), input())
 		require.NoError(t, err)
 		require.Equal(t, want.contentType, effect.ContentType, rendered)
 		require.Equal(t, want.body, string(effect.Body), rendered)
 	}
 
-	_, err := callback(t).Prepare(with, input())
+	_, err := callback(t).Prepare(with(""), input())
 	require.Equal(t, "action.empty_body", failure(t, err).Code, "an empty template does not become the whole output")
-	in := input()
-	in.Body = strings.Repeat("x", 1<<20+1)
-	_, err = callback(t).Prepare(with, in)
+	_, err = callback(t).Prepare(with(strings.Repeat("x", 1<<20+1)), input())
 	require.Equal(t, "action.too_large", failure(t, err).Code)
-	in = input()
+	in := input()
 	in.Output = func() {}
-	_, err = callback(t).Prepare(json.RawMessage(`{"kind": "callback", "url": "https://hook.example/"}`), in)
+	_, err = callback(t).Prepare(params(t, callback(t), json.RawMessage(`{"kind": "callback", "url": "https://hook.example/"}`)), in)
 	require.Equal(t, "action.invalid", failure(t, err).Code)
 }
 
@@ -191,9 +190,7 @@ func TestCallbackTargetShowsNoToken(t *testing.T) {
 		"https://hook.example/?token":                 "https://hook.example/?***",
 		"https://hook.example/?a=1;b=2":               "https://hook.example/?a=***",
 	} {
-		params, err := json.Marshal(map[string]string{"kind": "callback", "url": url})
-		require.NoError(t, err)
-		effect, err := callback(t).Prepare(params, input())
+		effect, err := callback(t).Prepare(params(t, callback(t), written(t, map[string]string{"kind": "callback", "url": url})), input())
 		require.NoError(t, err)
 		require.Equal(t, shown, effect.Target)
 		require.Equal(t, url, effect.URL)
@@ -202,7 +199,8 @@ func TestCallbackTargetShowsNoToken(t *testing.T) {
 
 func TestCallbackFaults(t *testing.T) {
 	t.Parallel()
-	strict, ok := action.New(outbound.New(outbound.Config{})).Get("callback")
+	set := action.New(outbound.New(outbound.Config{}))
+	strict, ok := set.Get("callback")
 	require.True(t, ok)
 	for params, places := range map[string][]string{
 		`{"kind": "callback", "url": "https://hook.example/x"}`:                                       nil,
@@ -217,10 +215,10 @@ func TestCallbackFaults(t *testing.T) {
 		`{"kind": "callback", "url": "https://hook.example/", "credential_id": "key_1"}`:                    {"action.credential_id"},
 		`{"kind": "callback", "url": "https://hook.example/", "credential_id": ""}`:                         {"action.credential_id"},
 		`{"url": "https://hook.example/"}`:                                                                  {"action.kind"},
-		`{"kind": 1, "url": "ftp://x", "credential_id": "", "body": {}, "headers": {}, "URL": "https://x"}`: {"action.URL", "action.body", "action.headers", "action.kind", "action.url", "action.credential_id"},
+		`{"kind": 1, "url": "ftp://x", "credential_id": "", "body": {}, "headers": {}, "URL": "https://x"}`: {"action.URL", "action.body", "action.credential_id", "action.headers", "action.kind", "action.url"},
 	} {
 		var got []string
-		for _, fault := range strict.Check(json.RawMessage(params)) {
+		for _, fault := range set.Check(strict, json.RawMessage(params)) {
 			got = append(got, fault.Place)
 			require.NotEmpty(t, fault.Message)
 		}
@@ -228,8 +226,9 @@ func TestCallbackFaults(t *testing.T) {
 	}
 }
 
-func TestCallbackSecrets(t *testing.T) {
+func TestCallbackSecretsAreOfTheStandard(t *testing.T) {
 	t.Parallel()
+	account, _ := action.New(devDoor()).Account("callback")
 	of := func(n int) string { return "whsec_" + base64.StdEncoding.EncodeToString(make([]byte, n)) }
 	for secret, good := range map[string]bool{
 		of(24): true, of(32): true, of(64): true, of(32) + " " + of(24): true,
@@ -238,7 +237,7 @@ func TestCallbackSecrets(t *testing.T) {
 		strings.TrimPrefix(of(32), "whsec_"): false, "whsk_" + of(32): false, of(32)[:30] + "\n" + of(32)[30:]: false,
 		"whsec_" + strings.Repeat("!", 32): false, "WHSEC_" + of(32)[6:]: false,
 	} {
-		require.Equal(t, good, callback(t).CheckSecret(secret) == nil, secret)
+		require.Equal(t, good, account.Check(secret) == nil, secret)
 	}
 }
 
@@ -246,12 +245,15 @@ func FuzzCallbackCheck(f *testing.F) {
 	for _, seed := range []string{`{"kind": "callback", "url": "https://hook.example/"}`, `{"kind": null}`, `[]`} {
 		f.Add([]byte(seed))
 	}
-	c, _ := action.New(outbound.New(outbound.Config{})).Get("callback")
-	f.Fuzz(func(t *testing.T, params []byte) {
-		if len(c.Check(params)) > 0 {
+	set := action.New(outbound.New(outbound.Config{}))
+	c, _ := set.Get("callback")
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(set.Check(c, raw)) > 0 {
 			return
 		}
-		effect, err := c.Prepare(params, action.Input{Body: "x"})
+		p := params(t, c, raw)
+		p.Texts["body"] = "x"
+		effect, err := c.Prepare(p, action.Input{})
 		require.NoError(t, err, "what was saved can be prepared")
 		require.True(t, strings.HasPrefix(strings.ToLower(effect.Target), "https://"))
 		_, err = http.NewRequest(http.MethodPost, effect.URL, nil)

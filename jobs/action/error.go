@@ -22,23 +22,27 @@ const (
 
 // The codes of Error, for machines to read.
 const (
-	CodeBlocked     = "action.blocked"      // the address is not allowed
-	CodeBroken      = "action.broken"       // the connection broke, or the answer could not be read
-	CodeCanceled    = "action.canceled"     // the caller gave up
-	CodeConnect     = "action.connect"      // no connection could be made
-	CodeCredential  = "action.credential"   // the secret is missing, or cannot be used
-	CodeDNS         = "action.dns"          // the name could not be resolved
-	CodeEmptyBody   = "action.empty_body"   // the body's template came out empty
-	CodeGone        = "action.gone"         // 410: the target wants nothing more, ever
-	CodeInvalid     = "action.invalid"      // the action, or what is to be sent, is not as it must be
-	CodeRateLimited = "action.rate_limited" // 429
-	CodeRedirect    = "action.redirect"     // 3xx, which is never followed
-	CodeRefused     = "action.refused"      // any other 4xx
-	CodeStatus4xx   = "action.status_4xx"   // 408 or 425, which may pass
-	CodeStatus5xx   = "action.status_5xx"   // 5xx
-	CodeTLS         = "action.tls"          // no secure connection could be made
-	CodeTimeout     = "action.timeout"      // no answer in time
-	CodeTooLarge    = "action.too_large"    // what is to be sent exceeds the connector's limit
+	CodeBlocked      = "action.blocked"      // the address is not allowed
+	CodeBroken       = "action.broken"       // the connection broke, or the answer could not be read
+	CodeCanceled     = "action.canceled"     // the caller gave up
+	CodeConnect      = "action.connect"      // no connection could be made
+	CodeCredential   = "action.credential"   // the secret is missing, or cannot be used
+	CodeDNS          = "action.dns"          // the name could not be resolved
+	CodeEmptyBody    = "action.empty_body"   // the body's template came out empty
+	CodeGone         = "action.gone"         // 410: the target wants nothing more, ever
+	CodeInvalid      = "action.invalid"      // the action, or what is to be sent, is not as it must be
+	CodeLookup       = "action.lookup"       // the target could not be asked whether it has the effect
+	CodeNotFound     = "action.not_found"    // 404
+	CodeRateLimited  = "action.rate_limited" // 429, or what a service says instead
+	CodeRedirect     = "action.redirect"     // 3xx, which is never followed
+	CodeRefused      = "action.refused"      // any other 4xx
+	CodeStatus4xx    = "action.status_4xx"   // 408 or 425, which may pass
+	CodeStatus5xx    = "action.status_5xx"   // 5xx
+	CodeTarget       = "action.target"       // what the event says of its target is none, or not an allowed one
+	CodeTLS          = "action.tls"          // no secure connection could be made
+	CodeTimeout      = "action.timeout"      // no answer in time
+	CodeTooLarge     = "action.too_large"    // what is to be sent exceeds the connector's limit
+	CodeUnauthorized = "action.unauthorized" // 401 or 403: the service does not take the credential
 )
 
 // retryAfterMax is the longest that a target may ask for: a careless header must not park an effect for days.
@@ -53,8 +57,8 @@ type Error struct {
 	Status  int // of HTTP, 0 if there was no answer
 	// RetryAfter is how long the target asks to be left alone, at most an hour, 0 if it does not ask.
 	RetryAfter time.Duration
-	// Sent tells whether the attempt may have reached its target: false is certain, true is a possibility.
-	Sent bool
+	// Doubt tells that the attempt may have made its effect all the same; false is certain that it has not.
+	Doubt bool
 
 	cause error
 }
@@ -64,8 +68,30 @@ func (e *Error) Error() string { return e.Code + ": " + e.Message }
 // Unwrap returns what happened underneath, for the operator's log.
 func (e *Error) Unwrap() error { return e.cause }
 
+// asError is an error in the words of this package.
+func asError(err error) (*Error, bool) { return errors.AsType[*Error](err) }
+
 func refused(code, message string) *Error {
 	return &Error{Code: code, Kind: Refused, Message: message}
+}
+
+// limited says that a service wants to be asked less often; wait is 0 if it does not say for how long.
+func limited(status int, wait time.Duration) *Error {
+	return &Error{
+		Code: CodeRateLimited, Kind: Retry, Message: "the target asked to be asked less often", Status: status, RetryAfter: min(max(wait, 0), retryAfterMax),
+	}
+}
+
+// untilUnix is how long it is until a time in unix seconds, as a header says it, on the target's own clock where it shows it. 0 where there is none.
+func untilUnix(text string, h http.Header, at time.Time) time.Duration {
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		at = date
+	}
+	return min(max(time.Unix(seconds, 0).Sub(at), time.Second), retryAfterMax)
 }
 
 // undelivered translates an error of the door.
@@ -73,9 +99,9 @@ func undelivered(err error) *Error {
 	var out *outbound.Error
 	if !errors.As(err, &out) {
 		// The door promises its own type; what is not known to be harmless may have been sent.
-		return &Error{Code: CodeBroken, Kind: Retry, Message: "the request could not be made", Sent: true, cause: err}
+		return &Error{Code: CodeBroken, Kind: Retry, Message: "the request could not be made", Doubt: true, cause: err}
 	}
-	result := &Error{Code: CodeBroken, Kind: Retry, Message: out.Error(), Sent: out.Sent, cause: err}
+	result := &Error{Code: CodeBroken, Kind: Retry, Message: out.Error(), Doubt: out.Sent, cause: err}
 	switch out.Kind {
 	case outbound.BadURL:
 		result.Code, result.Kind = CodeInvalid, Refused
@@ -103,7 +129,7 @@ func answered(res outbound.Response, at time.Time) *Error {
 		return nil
 	}
 	e := &Error{
-		Kind: Refused, Message: "the target answered " + strconv.Itoa(res.Status), Sent: true, Status: res.Status,
+		Kind: Refused, Message: "the target answered " + strconv.Itoa(res.Status), Status: res.Status,
 	}
 	switch {
 	case res.Status/100 == 3:
@@ -114,10 +140,15 @@ func answered(res outbound.Response, at time.Time) *Error {
 		e.Code, e.Kind = CodeRateLimited, Retry
 	case res.Status == http.StatusRequestTimeout, res.Status == http.StatusTooEarly:
 		e.Code, e.Kind = CodeStatus4xx, Retry
+	case res.Status == http.StatusUnauthorized, res.Status == http.StatusForbidden:
+		e.Code, e.Message = CodeUnauthorized, e.Message+": the credential is wrong, has ended, or may not do this"
+	case res.Status == http.StatusNotFound:
+		e.Code, e.Message = CodeNotFound, e.Message+": it is not there, or the credential may not see it"
 	case res.Status/100 == 4:
 		e.Code = CodeRefused
 	default:
-		e.Code, e.Kind = CodeStatus5xx, Retry
+		// It may have acted first, and have failed on the way back.
+		e.Code, e.Kind, e.Doubt = CodeStatus5xx, Retry, true
 	}
 	if e.Kind == Retry {
 		e.RetryAfter = RetryAfter(res.Header, at)

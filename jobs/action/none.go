@@ -1,31 +1,19 @@
 package action
 
-import (
-	"context"
-	"encoding/json"
-	"errors"
-)
+import "context"
 
 // none keeps a run's outcome and makes no effect, for tenants that fetch outcomes over the API.
 type none struct{}
 
 var _ Connector = none{}
 
-var errNoCredential = errors.New("the action none takes no credential")
-
-func (none) Kind() string { return "none" }
-
-func (none) Check(params json.RawMessage) []Fault {
-	_, faults := fields(params, "none", "kind")
-	return faults
-}
-
-func (none) Prepare(json.RawMessage, Input) (Effect, error) { return Effect{Kind: "none"}, nil }
+func (none) Spec() Spec                            { return Spec{Kind: KindNone} }
+func (none) Check(Params) []Fault                  { return nil }
+func (none) Prepare(Params, Input) (Effect, error) { return Effect{Kind: KindNone}, nil }
 
 func (none) Do(context.Context, Send) (Receipt, error) {
 	return Receipt{Note: "the outcome is kept, nothing was sent"}, nil
 }
 
-func (none) CredentialKind() string     { return "" }
-func (none) NewSecret() (string, error) { return "", errNoCredential }
-func (none) CheckSecret(string) error   { return errNoCredential }
+// KindNone is the kind of an action that makes no effect.
+const KindNone = "none"

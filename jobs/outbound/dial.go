@@ -4,15 +4,55 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"strconv"
 	"time"
 )
 
 // Dial connects to an address that the operator configured, as host:port, for a protocol that is not HTTP, such as a mail server's. As with
 // Operator, no address is refused. The connection ends, whatever is under way on it, when ctx does or after timeout. An error is an *Error.
 func (d *Door) Dial(ctx context.Context, address string, timeout time.Duration) (net.Conn, error) {
-	caller := ctx
+	return dial(ctx, d.dialer, address, timeout)
+}
+
+// DialTenant connects to a mail server that a tenant named, as host:port. As with Do, the address that is really dialled is checked at every dial;
+// the ports are those of mail submission, or any on this machine where Config allows it. The connection ends when ctx does, or when the time of a
+// guarded exchange is over. An error is an *Error.
+func (d *Door) DialTenant(ctx context.Context, address string) (net.Conn, error) {
+	address, err := d.mailServer(address)
+	if err != nil {
+		return nil, err
+	}
+	return dial(ctx, d.mailDialer, absolute(address), d.overTLS.timeout)
+}
+
+// CheckDial tells whether a tenant may save host:port as a mail server. Like CheckURL it looks at how the address is written, and asks nobody.
+func (d *Door) CheckDial(address string) error {
+	_, err := d.mailServer(address)
+	return err
+}
+
+// mailServer reads host:port and returns it in its one spelling, or says why it is refused.
+func (d *Door) mailServer(address string) (string, error) {
+	host, written, err := net.SplitHostPort(address)
+	if err != nil || host == "" || len(address) > urlBytesMax {
+		return "", badURL("the address must be a host and a port")
+	}
+	if host, err = hostName(host); err != nil {
+		return "", err
+	}
+	number, err := strconv.ParseUint(written, 10, 16)
+	if err != nil || number == 0 {
+		return "", badURL("the port must be a number from 1 to 65535")
+	}
+	if err := d.named(d.mail, host, uint16(number)); err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(number, 10)), nil
+}
+
+func dial(caller context.Context, dialer *net.Dialer, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(caller, timeout)
-	conn, err := d.dialer.DialContext(ctx, "tcp", address)
+	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		cancel()
 		return nil, classify(err, &progress{}, caller.Err)

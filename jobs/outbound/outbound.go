@@ -44,6 +44,10 @@ const (
 // among them, since no plain http leaves for the world.
 var portsDefault = []uint16{443, 8443}
 
+// mailPorts are the ports that a tenant's mail server may listen on: those of mail submission (RFC 8314), and the customary third. Port 25 is not
+// among them: it is for servers among themselves, and a relay there would have no need of a login.
+var mailPorts = []uint16{465, 587, 2525}
+
 // Config says how a door behaves. The zero Config is the strict one for production.
 type Config struct {
 	// AllowLoopback lets tenants' requests reach this machine's own loopback addresses, on any port and over plain http too.
@@ -75,6 +79,8 @@ type Door struct {
 	overTLS          *wire // to the world, and to loopback where Config allows it
 	plain            *wire // to loopback only
 	public, loopback guard
+	mail             guard
+	mailDialer       *net.Dialer // to mail servers of tenants
 	rootCAs          *x509.CertPool
 	allowLoopback    bool
 	tracer           trace.Tracer
@@ -101,6 +107,8 @@ func New(c Config) *Door {
 		public:           guard{deny: denied(c.Deny), loopback: c.AllowLoopback, ports: c.Ports},
 		tracer:           tracer,
 	}
+	d.mail = guard{deny: d.public.deny, loopback: c.AllowLoopback, ports: mailPorts}
+	d.mailDialer = tenantDialer(c, d.mail)
 	tenant := wire{bytesMax: c.ResponseBytesMax, timeout: c.Timeout, tracer: tracer}
 	overTLS, plain := tenant, tenant
 	overTLS.base, plain.base = tenantTransport(c, d.public), tenantTransport(c, d.loopback)
@@ -120,10 +128,15 @@ func (d *Door) Operator(timeout time.Duration) *http.Client {
 	}
 }
 
+// tenantDialer dials what the guard lets pass.
+func tenantDialer(c Config, g guard) *net.Dialer {
+	return &net.Dialer{ControlContext: g.control, KeepAlive: -1, Resolver: c.Resolver, Timeout: connectTimeout}
+}
+
 // tenantTransport dials what the guard lets pass, over HTTP/1.1. Each request has a connection of its own: none is shared
 // between tenants, and no request is silently repeated on a second connection.
 func tenantTransport(c Config, g guard) *http.Transport {
-	dialer := &net.Dialer{ControlContext: g.control, KeepAlive: -1, Resolver: c.Resolver, Timeout: connectTimeout}
+	dialer := tenantDialer(c, g)
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", absolute(address))

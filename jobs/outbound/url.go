@@ -131,21 +131,32 @@ func isLocalhost(host string) bool {
 
 // written checks what can be known of a target before any lookup.
 func (d *Door) written(scheme, host string, port uint16) error {
+	if scheme != "https" && !(d.allowLoopback && onThisMachine(host)) {
+		return badURL("the address must begin with https://")
+	}
+	return d.named(d.public, host, port)
+}
+
+// onThisMachine reports whether a host is written as this machine's own.
+func onThisMachine(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return isLocalhost(host) || err == nil && addr.Unmap().IsLoopback()
+}
+
+// named checks a host and a port as they are written against what a guard lets pass.
+func (d *Door) named(g guard, host string, port uint16) error {
 	addr, err := netip.ParseAddr(host)
 	literal := err == nil
-	local := isLocalhost(host) || literal && addr.Unmap().IsLoopback()
 	switch {
-	case local && d.allowLoopback:
+	case onThisMachine(host) && d.allowLoopback:
 		return nil
-	case scheme != "https":
-		return badURL("the address must begin with https://")
-	case local:
+	case onThisMachine(host):
 		return blocked("")
 	case !literal && !strings.Contains(host, "."):
 		return badURL("the host must be a full domain name")
-	case literal && d.public.address(addr) != nil:
+	case literal && g.address(addr) != nil:
 		return blocked("")
-	case d.public.port(port) != nil:
+	case g.port(port) != nil:
 		return blocked("the port is not allowed")
 	}
 	return nil

@@ -1,0 +1,194 @@
+package jobs
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sony/gobreaker/v2"
+
+	"sluice/jobs/action"
+)
+
+// The bounds of what is sent to one host. A breaker counts what says that the host is in trouble, and never what it says of one request or of one
+// credential: a tenant's wrong token must not close a host to others.
+const (
+	hostFailuresInARow = 5
+	hostMinRequests    = 20
+	hostFailureRatio   = 0.5
+	hostWindow         = time.Minute
+	hostOpenFor        = 15 * time.Second
+	hostBuckets        = 10
+	// hostShareOf is the part of the workers of a process that one tenant may have at one host, so that a slow host holds up nobody else.
+	hostShareOf = 4
+	// hostsMax bounds how many hosts are known; past it, those that nothing is sent to are forgotten.
+	hostsMax = 10_000
+	// hostTurn is how long a turn at a host is taken to last, where more wait than may be there.
+	hostTurn = 500 * time.Millisecond
+)
+
+// hosts are the targets' hosts as this process knows them: who is in trouble, who asked for patience, how many are there.
+type hosts struct {
+	share int
+	now   func() time.Time
+
+	mu  sync.Mutex
+	all map[string]*host
+}
+
+// host is one host. All but the breaker is under the lock of hosts.
+type host struct {
+	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
+	// openUntil is when the breaker may let one through.
+	openUntil time.Time
+	visitors  map[uuid.UUID]*visitor
+	inARow    int
+}
+
+// visitor is a tenant at a host.
+type visitor struct {
+	there  int
+	queued time.Time // when the next that is turned away comes again
+	paused map[uuid.UUID]time.Time
+}
+
+func newHosts(workers int, now func() time.Time) *hosts {
+	return &hosts{share: max(workers/hostShareOf, 1), now: now, all: map[string]*host{}}
+}
+
+// hostOf is the host of an address, in its one spelling.
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Host)
+}
+
+// turnedAway says why nothing is sent to a host now, and when to come again.
+type turnedAway struct {
+	reason, detail string
+	wait           time.Duration
+}
+
+// enter lets one attempt go to a host, and returns how to say how it went, or why it must wait. credential is uuid.Nil where there is none.
+func (h *hosts) enter(name string, tenantID, credential uuid.UUID) (leave func(error), away *turnedAway) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.now()
+	at, v := h.visit(name, tenantID)
+	if until := v.paused[credential]; until.After(now) {
+		return nil, &turnedAway{action.CodeRateLimited, "The target asked to be asked less often.", until.Sub(now)}
+	}
+	if v.there >= h.share {
+		// Each is told a turn of its own.
+		turn := hostTurn / time.Duration(h.share)
+		if v.queued.Before(now) {
+			v.queued = now.Add(hostTurn)
+		}
+		v.queued = v.queued.Add(turn)
+		return nil, &turnedAway{reasonHostBusy, "As many effects are on their way to this host as may be at once.", v.queued.Sub(now)}
+	}
+	done, err := at.breaker.Allow()
+	if err != nil {
+		wait := max(at.openUntil.Sub(now), breakerWaitMin)
+		return nil, &turnedAway{reasonHostOpen, "The target's host failed too often of late, so it is left alone for a while.", wait + jitter(wait/4)}
+	}
+	v.there++
+	return func(err error) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		v.there--
+		if e, ok := errors.AsType[*action.Error](err); ok && e.Code == action.CodeRateLimited {
+			if v.paused == nil {
+				v.paused = map[uuid.UUID]time.Time{}
+			}
+			v.paused[credential] = h.now().Add(orDefault(e.RetryAfter, rateLimitWait))
+		}
+		done(troubled(err))
+	}, nil
+}
+
+// visit finds or makes a host and a visitor of it.
+func (h *hosts) visit(name string, tenantID uuid.UUID) (*host, *visitor) {
+	if len(h.all) >= hostsMax {
+		for other, at := range h.all {
+			if at.idle() {
+				delete(h.all, other)
+			}
+		}
+	}
+	at := h.all[name]
+	if at == nil {
+		at = &host{visitors: map[uuid.UUID]*visitor{}}
+		at.breaker = h.newBreaker(at)
+		h.all[name] = at
+	}
+	v := at.visitors[tenantID]
+	if v == nil {
+		v = &visitor{}
+		at.visitors[tenantID] = v
+	}
+	return at, v
+}
+
+// idle says that nothing is on its way there.
+func (at *host) idle() bool {
+	for _, v := range at.visitors {
+		if v.there > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// newBreaker makes the breaker of a host. gobreaker calls back under its own lock, inside of Allow and done, which are called under that of hosts.
+func (h *hosts) newBreaker(at *host) *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	openFor := hostOpenFor + rand.N(hostOpenFor/hostShareOf)
+	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Interval: hostWindow, BucketPeriod: hostWindow / hostBuckets, Timeout: openFor,
+		IsExcluded: func(err error) bool { return errors.Is(err, errNothing) },
+		IsSuccessful: func(err error) bool {
+			if err == nil {
+				at.inARow = 0
+				return true
+			}
+			at.inARow++
+			return false
+		},
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return at.inARow >= hostFailuresInARow ||
+				n.Requests >= hostMinRequests && float64(n.TotalFailures) >= hostFailureRatio*float64(n.Requests)
+		},
+		OnStateChange: func(_ string, _, to gobreaker.State) {
+			if to == gobreaker.StateOpen {
+				at.openUntil = h.now().Add(openFor)
+			}
+			if to == gobreaker.StateClosed {
+				at.inARow = 0
+			}
+		},
+	})
+}
+
+// troubled is what an attempt says of its host: nil is well, errNothing is nothing.
+func troubled(err error) error {
+	if err == nil {
+		return nil
+	}
+	e, ok := errors.AsType[*action.Error](err)
+	if !ok {
+		return errNothing
+	}
+	switch e.Code {
+	case action.CodeBroken, action.CodeConnect, action.CodeDNS, action.CodeStatus5xx, action.CodeTLS, action.CodeTimeout:
+		return err
+	case action.CodeCanceled, action.CodeInvalid, action.CodeCredential, action.CodeBlocked:
+		return errNothing
+	}
+	return nil // it answered
+}
