@@ -164,7 +164,7 @@ func (tx TenantTx) ActionArrived(ctx context.Context, id uuid.UUID, detail strin
 }
 
 const actionsCancelSQL = `
-update sluice.actions set state = case state when 'intended' then 'failed' else 'unknown' end, reason = 'run.cancelled', detail = @detail,
+update sluice.actions set state = case state when 'proposed' then 'withheld' when 'intended' then 'failed' else 'unknown' end, reason = 'run.cancelled', detail = @detail,
     until = null, epoch = epoch + 1, ended_at = now(), updated_at = now()
 where tenant_id = @tenant_id and run_id = @run_id and ended_at is null and lease_until is null`
 

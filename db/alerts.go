@@ -18,6 +18,8 @@ const (
 	// AlertAnomalyCost and AlertAnomalyEvents are far more than is usual; the subject is the tenant, an endpoint or an automation.
 	AlertAnomalyCost   = "anomaly.cost"
 	AlertAnomalyEvents = "anomaly.events"
+	// AlertDemoted is an automation that a rule took from live to review; its subject is the automation.
+	AlertDemoted = "automation.demoted"
 	// AlertBreaker is a provider that is left alone since it failed, while runs wait for it; its subject is the model.
 	AlertBreaker = "provider.breaker"
 	// AlertCredentialPaused is a credential that its service refused; its subject is the credential.
@@ -36,8 +38,8 @@ const (
 
 // AlertKinds are all of them, sorted: those that a channel may ask for.
 var AlertKinds = []string{
-	AlertAnomalyCost, AlertAnomalyEvents, AlertCredentialPaused, AlertDeadLetters, AlertHeld, AlertLimit, AlertLoop, AlertMissedUnreadable,
-	AlertOrderBlocked, AlertBreaker, AlertRejections,
+	AlertAnomalyCost, AlertAnomalyEvents, AlertDemoted, AlertCredentialPaused, AlertDeadLetters, AlertHeld, AlertLimit, AlertLoop,
+	AlertMissedUnreadable, AlertOrderBlocked, AlertBreaker, AlertRejections,
 }
 
 // Alert is a state worth a person's attention, told once when it begins and once when it ends.

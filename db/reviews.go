@@ -39,9 +39,9 @@ insert into sluice.reviews (tenant_id, run_id, automation_id, automation_version
 select @tenant_id, r.id, r.automation_id, r.automation_version, @verdict, @by_key, @output, @diff, @changed, @note
 from sluice.runs r where r.tenant_id = @tenant_id and r.id = @run_id`
 
-// ReviewInsert keeps a verdict. ErrConflict: there is one already.
+// ReviewInsert keeps a verdict, once for a run: whoever gives it holds the run by RunLock.
 func (tx TenantTx) ReviewInsert(ctx context.Context, v Review) error {
-	return found(run(ctx, tx.tx, reviewInsertSQL, tx.with(args{
+	return touched(run(ctx, tx.tx, reviewInsertSQL, tx.with(args{
 		"run_id": v.RunID, "verdict": v.Verdict, "by_key": v.ByKey, "output": v.Output, "diff": v.Diff, "changed": v.Changed, "note": v.Note,
 	})))
 }
@@ -51,6 +51,13 @@ const reviewGetSQL = `select ` + reviewColumns + ` from sluice.reviews v where v
 // ReviewGet reads the verdict on a run. ErrNotFound: there is none.
 func (tx TenantTx) ReviewGet(ctx context.Context, runID uuid.UUID) (Review, error) {
 	return one[Review](ctx, tx.tx, reviewGetSQL, tx.with(args{"run_id": runID}))
+}
+
+const runLockSQL = runGetSQL + ` for update`
+
+// RunLock reads a run and keeps everybody else from changing it until the transaction ends.
+func (tx TenantTx) RunLock(ctx context.Context, id uuid.UUID) (Run, error) {
+	return one[Run](ctx, tx.tx, runLockSQL, tx.with(args{"id": id}))
 }
 
 const runReviewedSQL = `
@@ -71,11 +78,24 @@ const actionApproveSQL = `
 update sluice.actions set state = 'intended', key = @key, target = @target, credential_id = @credential_id, effect = @effect, updates = @updates, updated_at = now()
 where tenant_id = @tenant_id and run_id = @run_id and state = 'proposed' returning id`
 
-// ActionApprove lets the proposed action of a run go, as a is, and returns its id. ErrConflict: the same effect was made before, or may have been.
+// ActionApprove lets the proposed action of a run go, as a is, and returns its id. ErrConflict: the same effect was made before, or may have been; the
+// transaction goes on. ErrNotFound: nothing is proposed.
 func (tx TenantTx) ActionApprove(ctx context.Context, a Action) (uuid.UUID, error) {
-	return value[uuid.UUID](ctx, tx.tx, actionApproveSQL, tx.with(args{
+	// Within a savepoint: a unique index that refuses would end the transaction.
+	inner, err := tx.tx.Begin(ctx)
+	if err != nil {
+		return uuid.Nil, translate(err)
+	}
+	id, err := value[uuid.UUID](ctx, inner, actionApproveSQL, tx.with(args{
 		"run_id": a.RunID, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect, "updates": a.Updates,
 	}))
+	if err != nil {
+		if fault := inner.Rollback(ctx); fault != nil {
+			return uuid.Nil, translate(fault)
+		}
+		return uuid.Nil, err
+	}
+	return id, translate(inner.Commit(ctx))
 }
 
 const actionsWithholdSQL = `

@@ -387,6 +387,25 @@ func (tx SystemTx) ActionStranded(ctx context.Context, grace time.Duration, limi
 	return many[Stranded](ctx, tx.tx, actionStrandedSQL, args{"grace": grace, "limit": limit, "scanned": scannedMax, "claimed": claimedWithin})
 }
 
+const runsTooOldSQL = `
+select tenant_id, id from sluice.runs where finished_at is null and created_at < now() - @age::interval order by updated_at limit @limit`
+
+// RunsTooOld finds runs of all tenants that were made so long ago and have not ended.
+func (tx SystemTx) RunsTooOld(ctx context.Context, age time.Duration, limit int) ([]Stranded, error) {
+	return many[Stranded](ctx, tx.tx, runsTooOldSQL, args{"age": age, "limit": limit})
+}
+
+// runGiveUpSQL raises the epoch, as a cancellation does.
+const runGiveUpSQL = `
+update sluice.runs set status = 'dead', reason = @reason, detail = @detail, until = null, lease_until = null, epoch = epoch + 1, finished_at = now(), updated_at = now()
+where tenant_id = @tenant_id and id = @id and finished_at is null returning id`
+
+// RunGiveUp ends a run as dead, whatever it waits for. ErrNotFound: it has ended.
+func (tx TenantTx) RunGiveUp(ctx context.Context, id uuid.UUID, reason, detail string) error {
+	_, err := value[uuid.UUID](ctx, tx.tx, runGiveUpSQL, tx.with(args{"id": id, "reason": reason, "detail": detail}))
+	return err
+}
+
 const sweepLockSQL = `select pg_try_advisory_xact_lock(7238652)`
 
 // SweepLock says whether this transaction is the one that sweeps; another worker's sweep is enough.

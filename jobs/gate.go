@@ -78,15 +78,16 @@ func (g *gate) tick(ctx context.Context, at time.Time) error {
 		}
 	}
 	for _, tenantID := range due {
-		if err := g.release(ctx, tenantID); err != nil {
+		if err := g.release(ctx, tenantID, g.settled.Equal(at)); err != nil {
 			return err
 		}
 	}
 	return g.settle(ctx, calls)
 }
 
-// release lets a tenant's runs go on, as far as there is room, in the order in which they came.
-func (g *gate) release(ctx context.Context, tenantID uuid.UUID) error {
+// release lets a tenant's runs go on, as far as there is room, in the order in which they came. Now and then (aged) those are ended that were held for
+// too long.
+func (g *gate) release(ctx context.Context, tenantID uuid.UUID, aged bool) error {
 	for _, step := range []func(tx db.TenantTx) ([]db.Woken, error){
 		func(tx db.TenantTx) ([]db.Woken, error) { return tx.RunsReleaseEvents(ctx, gateReleaseMax) },
 		func(tx db.TenantTx) ([]db.Woken, error) { return tx.RunsReleaseBudget(ctx, gateReleaseMax) },
@@ -99,8 +100,10 @@ func (g *gate) release(ctx context.Context, tenantID uuid.UUID) error {
 			}
 			return tx.RunsUnpark(ctx, gateUnparkMax)
 		},
-		func(tx db.TenantTx) ([]db.Woken, error) {
-			_, err := tx.RunsHeldTooLong(ctx, heldMaxAge)
+		func(tx db.TenantTx) (_ []db.Woken, err error) {
+			if aged {
+				_, err = tx.RunsHeldTooLong(ctx, heldMaxAge)
+			}
 			return nil, err
 		},
 	} {

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -25,7 +26,18 @@ type sweeper struct {
 	log    *slog.Logger
 	grace  time.Duration
 	meters *meters
+	now    func() time.Time
+	// agedAt is when runs that are too old were last looked for.
+	agedAt time.Time
 }
+
+// A run that has not ended runAgeMax after it was made is ended, whatever it waits for: a turn behind a dead one, a tenant that was suspended. Every
+// other wait has a bound of its own, which is shorter: provider 72 h, effect 72 h, review 30 days, limit 40 days.
+const (
+	runAgeMax    = 45 * 24 * time.Hour
+	agedEvery    = time.Hour
+	reasonTooOld = "run.too_old"
+)
 
 func (s *sweeper) loop(ctx context.Context, pause time.Duration) {
 	every(ctx, pause, func(ctx context.Context) {
@@ -38,6 +50,10 @@ func (s *sweeper) loop(ctx context.Context, pause time.Duration) {
 func (s *sweeper) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
+	// First, so that what is to be ended gets no job.
+	if err := s.aged(ctx, s.now(), runAgeMax); err != nil {
+		return err
+	}
 	var lines []uuid.UUID
 	err := s.db.System(ctx, func(tx db.SystemTx) error {
 		mine, err := tx.SweepLock(ctx)
@@ -84,6 +100,45 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		return err
 	}
 	return s.lines(ctx, lines)
+}
+
+// aged ends runs that are older than age, once in agedEvery.
+func (s *sweeper) aged(ctx context.Context, now time.Time, age time.Duration) error {
+	if now.Sub(s.agedAt) < agedEvery {
+		return nil
+	}
+	var old []db.Stranded
+	err := s.db.System(ctx, func(tx db.SystemTx) (err error) {
+		old, err = tx.RunsTooOld(ctx, age, sweepMax)
+		return err
+	})
+	for _, r := range old {
+		err = errors.Join(err, s.db.Tenant(ctx, r.TenantID, func(tx db.TenantTx) error { return s.giveUp(ctx, tx, r.ID) }))
+	}
+	if err != nil {
+		return fmt.Errorf("end what waits for ever: %w", err)
+	}
+	if len(old) < sweepMax {
+		s.agedAt = now
+	}
+	return nil
+}
+
+func (s *sweeper) giveUp(ctx context.Context, tx db.TenantTx, id uuid.UUID) error {
+	run, err := tx.RunGet(ctx, id)
+	if err != nil {
+		return err
+	}
+	const detail = "It has waited for too long, and is given up."
+	if err := tx.RunGiveUp(ctx, id, reasonTooOld, detail+" Before: "+run.Reason); errors.Is(err, db.ErrNotFound) {
+		return nil // it has ended meanwhile
+	} else if err != nil {
+		return err
+	}
+	if err := tx.ActionsCancel(ctx, id, detail); err != nil {
+		return err
+	}
+	return s.poster.HandOver(ctx, tx, run)
 }
 
 // lines wakes runs that wait for their turn although nothing is in front of them any more. Who ends hands over, so this is for the endpoint

@@ -139,7 +139,7 @@ func NewWorker(d Deps) (*Worker, error) {
 	}
 	w := &Worker{
 		client: client, deps: d, swept: make(chan struct{}),
-		sweeper: &sweeper{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, meters: m},
+		sweeper: &sweeper{db: d.DB, poster: poster, log: d.Log, grace: d.SweepEvery, meters: m, now: d.Now},
 	}
 	w.loops = w.others(poster)
 	return w, nil
@@ -154,6 +154,7 @@ func (w *Worker) others(poster *Poster) []func(context.Context) {
 	shared := &providerSync{db: d.DB, models: d.Models, process: w.client.ID(), log: d.Log, now: d.Now}
 	all := []func(context.Context){
 		gate.loop, keeper.loop, told.loop, newWatcher(d.DB, d.Log, d.Now, watchEvery).loop,
+		(&expiry{db: d.DB, reviewer: NewReviewer(d.Actions, poster, d.Now), log: d.Log}).loop, (&demoter{db: d.DB, log: d.Log}).loop,
 		func(ctx context.Context) { every(ctx, pausesEvery, shared.tick) },
 		func(ctx context.Context) {
 			every(ctx, usageEvery, func(ctx context.Context) {

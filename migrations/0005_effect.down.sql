@@ -99,7 +99,8 @@ begin
 end $$;
 
 delete from sluice.run_steps where (from_status, to_status) in (('in_review', 'dead'), ('dead', 'done'), ('done', 'acting'));
-drop index sluice.runs_replay, sluice.runs_in_review;
+revoke select (created_at) on sluice.runs from sluice_system;
+drop index sluice.runs_replay, sluice.runs_in_review, sluice.runs_on_trial, sluice.runs_lived;
 alter table sluice.runs drop constraint shadow_stays, drop column purpose, drop column replay_id, drop column forced;
 alter table sluice.automation_versions drop column behaviour, drop column draft;
 alter table sluice.automations drop column trial_version;

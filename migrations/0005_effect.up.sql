@@ -29,6 +29,11 @@ alter table sluice.runs
     add constraint shadow_stays check (mode <> 'shadow' or status not in ('in_review', 'acting'));
 create index runs_replay on sluice.runs (replay_id) where replay_id is not null;
 create index runs_in_review on sluice.runs (until) where status = 'in_review';
+create index runs_on_trial on sluice.runs (tenant_id, automation_id, automation_version, id) where purpose = 'trial';
+-- How the last live runs of an automation ended: one entry of each, when it ends.
+create index runs_lived on sluice.runs (tenant_id, automation_id, finished_at) where mode = 'live' and status in ('done', 'dead');
+-- What the sweeper looks at, to end what waits for ever.
+grant select (created_at) on sluice.runs to sluice_system;
 -- A replay makes runs, as queued and in no other status: that column is not granted.
 grant insert (tenant_id, id, event_id, endpoint_id, automation_id, automation_version, generation, mode, priority, ordering, entity, ordered_at,
     order_sequence, attempts_max, over_limit, purpose, replay_id, forced) on sluice.runs to sluice_app;

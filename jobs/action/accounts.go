@@ -18,6 +18,8 @@ type Account struct {
 	NoBase bool
 	// BaseDoc says what the address of a credential is to be, such as https://ACME.zendesk.com; SecretDoc what its secret is.
 	BaseDoc, SecretDoc string
+	// BaseCheck tells whether a credential may name an address, of services that are not asked over HTTP; nil means that it is one of those.
+	BaseCheck func(base string) error
 	// NewSecret makes a secret; nil if the service makes them.
 	NewSecret func() (string, error)
 	// Check tells whether a secret can be used. Its error does not repeat it.
@@ -63,6 +65,9 @@ func (s *Set) CheckBase(a Account, base string) error {
 		return nil
 	case strings.HasSuffix(base, "/"), strings.ContainsAny(base, "?#"):
 		return errors.New("expected an address without a final slash and without a query")
+	}
+	if a.BaseCheck != nil {
+		return a.BaseCheck(base)
 	}
 	return s.door.CheckURL(base)
 }

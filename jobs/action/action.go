@@ -143,6 +143,7 @@ func New(door *outbound.Door) *Set {
 		door: door,
 		list: []Connector{ // add yours here, alphabetical
 			callback{door: door},
+			email{smtp{door: door}},
 			githubComment{github{door: door}},
 			githubLabels{github{door: door}},
 			gitlabNote{gitlab{door: door}},
@@ -167,6 +168,7 @@ func New(door *outbound.Door) *Set {
 			linearAccount(door),
 			pagerdutyAccount(door),
 			slackAccount(door),
+			smtpAccount(door),
 			zendeskAccount(door),
 		},
 	}

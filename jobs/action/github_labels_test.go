@@ -37,7 +37,9 @@ func TestGitHubLabels_OnlyChoicesAreSet(t *testing.T) {
 		"admin-approved":          "",
 		"bug, https://evil.test/": "bug",
 	} {
-		effect, err := c.Prepare(params(t, c, labels(t, text, "bug", "Urgent", "area: shop")), input())
+		p := params(t, c, labels(t, "{{ output.labels }}", "bug", "Urgent", "area: shop"))
+		p.Texts["labels"] = text // as it comes out of the template
+		effect, err := c.Prepare(p, input())
 		if want == "" {
 			require.Equal(t, action.CodeEmptyBody, failure(t, err).Code, text)
 			continue

@@ -116,7 +116,7 @@ func TestGitLabNote_LooksUntilItKnows(t *testing.T) {
 	send.Since, send.Key = time.Now().Add(-time.Hour), keyTwo
 	for name, step := range map[string]scripted.VendorStep{
 		"no word of the next page": {Reads: true, Status: 200, Body: `[]`},
-		"too many": {Reads: true, Status: 200, Body: `[]`, Header: map[string]string{"X-Next-Page": "2"}},
+		"too many":                 {Reads: true, Status: 200, Body: `[]`, Header: map[string]string{"X-Next-Page": "2"}},
 	} {
 		s.Script(step, step, step, step, step, step, step, step, step, step)
 		found, err = finder.Find(t.Context(), send)

@@ -20,10 +20,10 @@ const hubspotBase = "https://api.hubapi.com"
 func hubspotAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "hubspot", Base: hubspotBase, BaseDoc: "the address of the API, if not " + hubspotBase,
-		SecretDoc: "the access token of a private app with the scopes crm.objects.contacts.read and crm.objects.contacts.write, and those of the other objects you write to",
+		SecretDoc: "the access token of a private app that may read and write contacts (crm.objects.contacts.read and .write), and the other records you write to",
 		Check:     checkToken,
 		Test: func(ctx context.Context, a Access) (Identity, error) {
-			h, s := hubspot{door: door}, Send{Access: a, At: time.Now()}
+			h, s := hubspot{door: door}, Send{Access: a}
 			if _, err := h.ask(ctx, s, question{method: http.MethodGet, path: "/account-info/v3/details"}); err != nil {
 				return Identity{}, err
 			}
@@ -62,7 +62,8 @@ func hubspotLimit(res outbound.Response, at time.Time) *Error {
 	switch res.Status {
 	case http.StatusLocked, hubspotMigrating:
 		return &Error{
-			Kind: Retry, Code: CodeStatus4xx, Message: "the target answered " + strconv.Itoa(res.Status) + ": it is busy with the account", RetryAfter: wait, Status: res.Status,
+			Kind: Retry, Code: CodeStatus4xx, Message: "the target answered " + strconv.Itoa(res.Status) + ": it is busy with the account",
+			Status: res.Status, RetryAfter: wait,
 		}
 	case http.StatusTooManyRequests:
 		var said struct {

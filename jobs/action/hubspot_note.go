@@ -169,7 +169,8 @@ func (h hubspotNote) Find(ctx context.Context, s Send) (*Receipt, error) {
 	for range hubspotPagesMax {
 		var page hubspotAssociated
 		_, err := h.ask(ctx, s, question{
-			method: http.MethodGet, path: "/crm/v4/objects/" + object.kind + "/" + s.Effect.Args[fieldObject] + "/associations/notes", query: query, out: &page, large: true,
+			method: http.MethodGet, path: "/crm/v4/objects/" + object.kind + "/" + s.Effect.Args[fieldObject] + "/associations/notes",
+			query: query, out: &page, large: true,
 		})
 		if err != nil {
 			return nil, err

@@ -77,7 +77,8 @@ func TestHubSpotNote_MarkSurvivesAnEditor(t *testing.T) {
 	send := s.send(t, s.case_.sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	for _, body := range []string{
-		`<div style=\"\" dir=\"auto\"><p>Thank you</p>\n<p>[sluice:` + keyOne + `]</p></div>`, `Thank you [sluice:` + keyOne + `]&nbsp;<br>`, `[sluice:` + keyOne + `]`,
+		`<div style=\"\" dir=\"auto\"><p>Thank you</p>\n<p>[sluice:` + keyOne + `]</p></div>`,
+		`Thank you [sluice:` + keyOne + `]&nbsp;<br>`, `[sluice:` + keyOne + `]`,
 	} {
 		s.Script(
 			scripted.VendorStep{Reads: true, Status: 200, Body: `{"results": [{"toObjectId": "7"}]}`},

@@ -3,7 +3,6 @@ package action
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"sluice/jobs/outbound"
 )
@@ -23,7 +22,7 @@ func intercomAccount(door *outbound.Door) Account {
 		Kind: "intercom", Base: intercomBase, BaseDoc: "the address of the API: https://api.eu.intercom.io or https://api.au.intercom.io for workspaces hosted there",
 		SecretDoc: "the access token of an Intercom app that may read admins and write conversations", Check: checkToken,
 		Test: func(ctx context.Context, a Access) (Identity, error) {
-			admin, err := intercom{door: door}.me(ctx, Send{Access: a, At: time.Now()})
+			admin, err := intercom{door: door}.me(ctx, Send{Access: a})
 			if err != nil {
 				return Identity{}, err
 			}

@@ -40,7 +40,8 @@ func TestIntercomReply_NoDoubtBeforeItIsSent(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "intercom_reply")
 	for _, step := range []scripted.VendorStep{
-		{Reads: true, Status: 500}, {Reads: true, Status: 200, Body: "<html>"}, {Reads: true, Status: 200, Body: "{}"}, {Reads: true, Cut: true}, {Reads: true, Hang: true},
+		{Reads: true, Status: 500}, {Reads: true, Status: 200, Body: "<html>"}, {Reads: true, Status: 200, Body: "{}"},
+		{Reads: true, Cut: true}, {Reads: true, Hang: true},
 	} {
 		s.Script(step)
 		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
@@ -57,7 +58,8 @@ func TestIntercomReply_NoDoubtBeforeItIsSent(t *testing.T) {
 func TestIntercomReply_OnlyWhatTheAnswerSaysIsTheReceipt(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "intercom_reply")
-	s.Script(scripted.VendorStep{Status: 200, Act: true, Body: `{"id": "524", "conversation_parts": {"conversation_parts": [{"id": "7", "author": {"type": "user", "id": "991267459"}}]}}`})
+	s.Script(scripted.VendorStep{Status: 200, Act: true, Body: `{"id": "524",
+		"conversation_parts": {"conversation_parts": [{"id": "7", "author": {"type": "user", "id": "991267459"}}]}}`})
 	receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
 	require.NoError(t, err)
 	require.Equal(t, action.Receipt{Status: 200}, receipt, "the part of another is not ours")

@@ -14,12 +14,12 @@ const pagerdutySecret = "bot@acme.example:tok_" + canary
 func TestPagerDutyNote_Target(t *testing.T) {
 	t.Parallel()
 	targets(t, `{"kind": "pagerduty_note", "credential_id": "crd_1", "body": "{{ output.reply }}"}`, map[string]string{
-		`{"event": {"event_type": "incident.triggered", "data": {"id": "PGR0VU2", "type": "incident"}}}`:                                            "incident PGR0VU2",
-		`{"event": {"event_type": "incident.annotated", "data": {"id": "P2LA89X", "type": "incident_note", "incident": {"id": "Q0SDD3HB6SGFTI"}}}}`: "incident Q0SDD3HB6SGFTI",
-		`{"event": {"event_type": "service.updated", "data": {"id": "PF9KMXH", "type": "service"}}}`:                                                "",
-		`{"event": {"data": {"id": "PGR0VU2/notes", "type": "incident"}}}`:                                                                          "",
-		`{"event": {"data": {"id": "pgr0vu2", "type": "incident"}}}`:                                                                                "",
-		`{"event": {"event_type": "pagey.ping", "data": {"message": "x", "type": "ping"}}}`:                                                         "",
+		`{"event": {"data": {"id": "PGR0VU2", "type": "incident"}}}`:                                            "incident PGR0VU2",
+		`{"event": {"data": {"id": "P2LA89X", "type": "incident_note", "incident": {"id": "Q0SDD3HB6SGFTI"}}}}`: "incident Q0SDD3HB6SGFTI",
+		`{"event": {"data": {"id": "PF9KMXH", "type": "service"}}}`:                                             "",
+		`{"event": {"data": {"id": "PGR0VU2/notes", "type": "incident"}}}`:                                      "",
+		`{"event": {"data": {"id": "pgr0vu2", "type": "incident"}}}`:                                            "",
+		`{"event": {"data": {"message": "x", "type": "ping"}}}`:                                                 "",
 	})
 	faulty(t, "pagerduty_note", "incident", "12", "PGR0VU2/..", "pgr0vu2", "P")
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"time"
 
 	"sluice/jobs/outbound"
 )
@@ -22,7 +21,7 @@ const zendeskTokenUser = "/token"
 func zendeskAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "zendesk", BaseDoc: "the address of your account, https://ACME.zendesk.com",
-		SecretDoc: "an API token as EMAIL/token:TOKEN, with the e-mail address of the agent that is to write; or an OAuth access token with the scopes read and write",
+		SecretDoc: "an API token as EMAIL/token:TOKEN, with the e-mail address of the agent that is to write; or an OAuth access token that may read and write",
 		Check:     checkZendesk,
 		Test: func(ctx context.Context, a Access) (Identity, error) {
 			var me struct {
@@ -31,7 +30,7 @@ func zendeskAccount(door *outbound.Door) Account {
 					Role string `json:"role"`
 				} `json:"user"`
 			}
-			_, err := zendesk{door: door}.ask(ctx, Send{Access: a, At: time.Now()}, question{method: http.MethodGet, path: "/api/v2/users/me", out: &me})
+			_, err := zendesk{door: door}.ask(ctx, Send{Access: a}, question{method: http.MethodGet, path: "/api/v2/users/me", out: &me})
 			if err != nil {
 				return Identity{}, err
 			}

@@ -117,6 +117,9 @@ var attacks = []string{
 	"a@good.example.evil.com, a@good.example@evil.com, a@good.example/x@evil.com",
 	"good.example.evil.com good.example@evil.com good.example)x.evil.com",
 	"\u0435good.example \u0301good.example",
+	"\U0001f4a9.la i\u2764.ws i\u2764\ufe0f.ws -.com \u0301.com (.com",
+	"https://good.eXAMPLE [a](https://good.exAMPLE)",
+	"[a](https://good.example/%) [a](https://good.example/%0x) [a](https://good.example%2f/)",
 	// Mentions.
 	"@user @org/team @channel @here @everyone @all @_x @1",
 	"hey @user, (@user) **@user** _@user_ `@user` \"@user\" @@user @-user",

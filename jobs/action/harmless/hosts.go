@@ -64,13 +64,10 @@ func hostsOf(patterns []string) hosts {
 	return good
 }
 
-// allow says whether a link may lead to host, in whichever case it is written.
+// allow says whether a link may lead to host, which has to be written in lower case: there are parsers that end a host where its last label goes on in
+// upper case, and make another of it.
 func (h hosts) allow(host string) bool {
-	if len(h) == 0 {
-		return false
-	}
-	host = strings.ToLower(host)
-	if !hostName(host) {
+	if len(h) == 0 || !hostName(host) {
 		return false
 	}
 	for _, pattern := range h {
@@ -89,5 +86,5 @@ const (
 
 // mentioning says whether a link mentions somebody where it is posted.
 func mentioning(host, path string) bool {
-	return strings.EqualFold(host, linearHost) && (strings.Contains(strings.ToLower(path), linearProfiles) || strings.Contains(path, "%"))
+	return host == linearHost && (strings.Contains(strings.ToLower(path), linearProfiles) || strings.Contains(path, "%"))
 }

@@ -70,7 +70,7 @@ func (s *scanner) definition(bracket int) bool {
 		return true
 	}
 	if bracket > 0 {
-		if before := s.text[bracket-1]; asciiLetter(before) || before >= '0' && before <= '9' {
+		if before := s.text[bracket-1]; asciiLetter(before) || asciiDigit(before) {
 			return false
 		}
 	}
@@ -92,21 +92,18 @@ func (s *scanner) footnote(bracket int) bool {
 	return len(words) > 1 && words[0][0] != '<' && strings.IndexByte(`"'(`, words[1][0]) < 0
 }
 
-// entity says whether text begins with an entity, named or numbered.
+// entity says whether text begins with an entity, named or numbered. A number needs no semicolon: HTML takes it without.
 func entity(text string) bool {
-	at := len("&")
-	numbered := at < len(text) && text[at] == '#'
-	if numbered {
-		at++
-		if at < len(text) && text[at]|0x20 == 'x' {
-			at++
-		}
+	rest := text[len("&"):]
+	if number, found := strings.CutPrefix(rest, "#"); found {
+		number = strings.TrimLeft(number, "xX")
+		return number != "" && (asciiDigit(number[0]) || asciiLetter(number[0]))
 	}
-	start := at
-	for at < len(text) && (asciiLetter(text[at]) || text[at] >= '0' && text[at] <= '9') {
+	at := 0
+	for at < len(rest) && (asciiLetter(rest[at]) || asciiDigit(rest[at])) {
 		at++
 	}
-	return at > start && at < len(text) && text[at] == ';' && (numbered || asciiLetter(text[start]))
+	return at > 0 && at < len(rest) && rest[at] == ';' && asciiLetter(rest[0])
 }
 
 // macros are those of TeX that make links, images and HTML, or names of macros.

@@ -34,7 +34,7 @@ var (
 	formulaRE = regexp.MustCompile(`(?m)(?:^|\t)[\s\x{00A0}\x{3000}]*[=+\-@＝＋－＠]`)
 	greedyRE  = regexp.MustCompile(`(?i)(?:https?|ftp)://[^\s<]+`)
 	webRE     = regexp.MustCompile(`(?i)(?:^|[^\p{L}\p{N}.])www\.`)
-	bareRE    = regexp.MustCompile(`(?i)(?:[\p{L}\p{M}\p{N}_-]+\.)+(?:com|net|org|zip|md|example)`)
+	bareRE    = regexp.MustCompile(`(?i)(?:[\p{L}\p{M}\p{N}\p{So}_-]+\.)+(?:com|net|org|zip|md|ws|la|example)`)
 	slackRE   = regexp.MustCompile(`<([^<>|\n]*)(?:\|([^<>|\n]*))?>`)
 	allowedRE = regexp.MustCompile(`https://(?i:good\.example|(?:[a-z0-9-]+\.)+ok\.example)(?:[/?#][\w\-.~/%?#=&+,:]*|[\s.,;:!?)\]}>"'*_~|` + "`" + `]|$)`)
 	mailboxRE = regexp.MustCompile(`(^|[\s(\[{<"'*|,;\x{2060}])[\w.+-]+@(?i:good\.example|(?:[a-z0-9-]+\.)+ok\.example)(?:[\s.,;:!?)\]}>"'*_~|` + "`" + `]|$)`)

@@ -134,6 +134,12 @@ func (s *scanner) sign(r rune, size int, opening bool) {
 		s.slash(opening)
 	case '<':
 		s.angle()
+	case '.':
+		if s.bare {
+			s.dot(len(s.text))
+		} else {
+			s.pass(1)
+		}
 	default:
 		if s.markup {
 			s.mark(r, size)
@@ -273,4 +279,8 @@ func (s *scanner) writeLink(start, end int, label string, after int) {
 
 func asciiLetter(c byte) bool {
 	return c|0x20 >= 'a' && c|0x20 <= 'z'
+}
+
+func asciiDigit(c byte) bool {
+	return c >= '0' && c <= '9'
 }

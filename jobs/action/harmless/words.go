@@ -27,7 +27,7 @@ var notTopLevel = []string{
 // wordStart says whether r begins a word; marks do not, since what follows a selector of emoji is a word of its own.
 func wordStart(r rune) bool {
 	if r < utf8.RuneSelf {
-		return asciiLetter(byte(r)) || r >= '0' && r <= '9' || r == '_'
+		return asciiLetter(byte(r)) || asciiDigit(byte(r)) || r == '_'
 	}
 	return unicode.IsLetter(r) || unicode.IsNumber(r)
 }
@@ -83,7 +83,7 @@ func (s *scanner) name(word string) {
 func listMark(text string) int {
 	const digitsMax = 9
 	digits := 0
-	for digits < len(text) && digits < digitsMax && text[digits] >= '0' && text[digits] <= '9' {
+	for digits < len(text) && digits < digitsMax && asciiDigit(text[digits]) {
 		digits++
 	}
 	if digits == 0 || digits+1 >= len(text) || text[digits] != '.' && text[digits] != ')' || text[digits+1] != ' ' && text[digits+1] != '\t' {
@@ -154,7 +154,7 @@ func (s *scanner) enclosed(start int, closing byte) (end int, ok bool) {
 // hostEnd is where the host ends that begins at start.
 func hostEnd(text string, start int) int {
 	for at := start; at < len(text); at++ {
-		if c := text[at]; !asciiLetter(c) && (c < '0' || c > '9') && c != '-' && c != '.' {
+		if c := text[at]; !asciiLetter(c) && !asciiDigit(c) && c != '-' && c != '.' {
 			return at
 		}
 	}
@@ -169,12 +169,26 @@ func pathEnd(text string, start int) int {
 	}
 	for at := start; at < len(text); at++ {
 		c := text[at]
-		plain := asciiLetter(c) || c >= '0' && c <= '9' || strings.IndexByte("-._~/%?#=&+,:", c) >= 0
-		if !plain || c == '&' && entity(text[at:]) || c == ':' && strings.HasPrefix(text[at:], authority) {
+		plain := asciiLetter(c) || asciiDigit(c)
+		switch c {
+		case '-', '.', '_', '~', '/', '?', '#', '=', '+', ',':
+			plain = true
+		case '%':
+			plain = at+2 < len(text) && hexDigit(text[at+1]) && hexDigit(text[at+2])
+		case '&':
+			plain = !entity(text[at:])
+		case ':':
+			plain = !strings.HasPrefix(text[at:], authority)
+		}
+		if !plain {
 			return at
 		}
 	}
 	return len(text)
+}
+
+func hexDigit(c byte) bool {
+	return asciiDigit(c) || c|0x20 >= 'a' && c|0x20 <= 'f'
 }
 
 // closers may stand between a link and the blank behind it.
@@ -239,21 +253,28 @@ func (s *scanner) host(word string) {
 		s.at = end
 		return
 	}
-	for start := s.at; s.at < end; {
+	for s.at < end {
 		dot := strings.IndexByte(s.text[s.at:end], '.')
 		if dot < 0 {
 			break
 		}
 		s.at += dot
-		if s.at > start && topLevel(s.text[s.at+1:end]) {
-			s.join()
-			s.pass(1)
-			s.join()
-		} else {
-			s.pass(1)
-		}
+		s.dot(end)
 	}
 	s.at = end
+}
+
+// dot deals with a dot, which may be one of the name of a host that goes on no further than to end. What is no word can be before it: there are hosts
+// whose names are emoji.
+func (s *scanner) dot(end int) {
+	before, _ := utf8.DecodeLastRuneInString(s.text[:s.at])
+	if s.at == 0 || unicode.IsSpace(before) || !topLevel(s.text[s.at+1:end]) {
+		s.pass(1)
+		return
+	}
+	s.join()
+	s.pass(1)
+	s.join()
 }
 
 // topLevel says whether the letters that begin text could be those that a name of a host ends in.
