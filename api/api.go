@@ -54,6 +54,8 @@ type API struct {
 	routes *routes
 	huma   huma.API
 	intake *intake
+	// reviewer decides on runs in review.
+	reviewer *jobs.Reviewer
 	// document is the OpenAPI document as YAML, documentJSON the same as JSON, docs the page that shows it.
 	document, documentJSON, docs []byte
 }
@@ -61,7 +63,7 @@ type API struct {
 // New registers every operation. It panics where an operation contradicts itself: that is a mistake in this package, and each test meets it.
 func New(deps Deps) *API {
 	humaErrorsAreOurs()
-	a := &API{deps: deps, routes: newRoutes()}
+	a := &API{deps: deps, routes: newRoutes(), reviewer: jobs.NewReviewer(deps.Actions, deps.Poster, deps.Now)}
 	a.huma = newHuma(a.routes)
 	a.intake = newIntake(deps)
 
@@ -78,10 +80,13 @@ func New(deps Deps) *API {
 	a.registerLimits()
 	a.registerProviders()
 	a.registerRejections()
+	a.registerReviews()
 	a.registerRuns()
 	a.registerResolve()
+	a.registerScores()
 	a.registerSources()
 	a.registerTenants()
+	a.registerTrials()
 	a.registerUsage()
 
 	// What is no operation of the contract's document.

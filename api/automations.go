@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
 
 	"sluice/db"
 	"sluice/tenants"
@@ -24,11 +25,12 @@ type AutomationSpec struct {
 	OutputSchema    map[string]any   `json:"output_schema,omitempty" doc:"JSON Schema of type object that the model's answer must hold to; left out, the answer is plain text"`
 	MaxOutputTokens int              `json:"max_output_tokens,omitempty" doc:"1 to 32000; 1024 if left out"`
 	Action          map[string]any   `json:"action" doc:"what to do with the output: kind, credential_id, and what the connector of that kind takes; body is Liquid over event, payload and output"`
-	Mode            string           `json:"mode,omitempty" enum:"shadow,review,live" doc:"shadow (nothing leaves; the default) or live; review is not available yet"`
+	Mode            string           `json:"mode,omitempty" enum:"shadow,review,live" doc:"shadow (nothing leaves; the default), review (a person approves each effect first) or live"`
 	Priority        string           `json:"priority,omitempty" doc:"urgent, routine (the default), or CEL that answers one of the two"`
 	CredentialID    string           `json:"credential_id,omitempty" doc:"the credential to pay the model with, of the provider's kind"`
 	Fetch           *AutomationFetch `json:"fetch,omitempty" doc:"what to read from the source before the model is asked"`
 	AutomationBounds
+	AutomationTrust
 }
 
 // AutomationBounds are how often, how dearly and how deep an automation may act.
@@ -38,6 +40,31 @@ type AutomationBounds struct {
 	CheaperModel string           `json:"cheaper_model,omitempty" doc:"provider/model, another than model: required where over_limit is cheaper, and refused elsewhere" example:"openai/gpt-5-mini"`
 	MaxCallUSD   string           `json:"max_call_usd,omitempty" minLength:"1" doc:"USD above 0, with at most 12 decimals: no call is made, whichever model it asks, whose worst case is above it; left out, no such ceiling" example:"0.05"`
 	Loop         *AutomationLoop  `json:"loop,omitempty" doc:"where a loop is cut, in which actions cause the events that cause them; left out, with every default"`
+}
+
+// AutomationTrust is how far an automation is trusted.
+type AutomationTrust struct {
+	Review  *AutomationReview  `json:"review,omitempty" doc:"how long a person has in the mode review, and what is done then; left out, with every default"`
+	Promote *AutomationPromote `json:"promote,omitempty" doc:"the bar under which the mode live is refused (409 automation.bar_not_met); left out, none"`
+	Demote  *AutomationDemote  `json:"demote,omitempty" doc:"when a live automation is put back into review by itself; left out, never"`
+}
+
+// AutomationReview is how runs are reviewed.
+type AutomationReview struct {
+	ExpiresMinutes int    `json:"expires_minutes,omitempty" minimum:"1" maximum:"43200" doc:"1440 (a day) if left out"`
+	OnExpiry       string `json:"on_expiry,omitempty" enum:"reject,approve" doc:"what is done with a run on which nobody has decided then; reject if left out"`
+}
+
+// AutomationPromote is the bar for going live: of the last reviews verdicts on what behaves alike, pass_rate must approve the output as it was.
+type AutomationPromote struct {
+	Reviews  int     `json:"reviews" minimum:"1" maximum:"1000"`
+	PassRate float64 `json:"pass_rate" minimum:"0" maximum:"1"`
+}
+
+// AutomationDemote puts a live automation back into review: when more than failure_rate of its last runs live runs died.
+type AutomationDemote struct {
+	Runs        int     `json:"runs" minimum:"5" maximum:"1000"`
+	FailureRate float64 `json:"failure_rate" minimum:"0" exclusiveMaximum:"1"`
 }
 
 // AutomationRetry is how a run that failed is tried again.
@@ -72,6 +99,8 @@ type Automation struct {
 	EndpointID string `json:"endpoint_id"`
 	Version    int    `json:"version"`
 	Enabled    bool   `json:"enabled"`
+	// TrialVersion is left out where there is no trial.
+	TrialVersion int `json:"trial_version,omitempty" doc:"the version that runs beside it in shadow mode, on the same events"`
 	AutomationSpec
 
 	CreatedAt time.Time `json:"created_at"`
@@ -82,7 +111,8 @@ func (a Automation) version() int { return a.Version }
 
 // AutomationVersion is what an automation said at one version.
 type AutomationVersion struct {
-	Version int `json:"version"`
+	Version int    `json:"version"`
+	Draft   string `json:"draft,omitempty" enum:"trial,backtest" doc:"what it was made for, if not to be in service"`
 	AutomationSpec
 
 	CreatedAt time.Time `json:"created_at"`
@@ -94,6 +124,9 @@ func toAutomation(a db.Automation) (Automation, error) {
 		ID: tenants.FormatID(tenants.AutomationPrefix, a.ID), EndpointID: tenants.FormatID(tenants.EndpointPrefix, a.EndpointID), Version: a.Version,
 		Enabled: a.Enabled, CreatedAt: a.CreatedAt.UTC(), UpdatedAt: a.UpdatedAt.UTC(),
 	}
+	if a.TrialVersion != nil {
+		out.TrialVersion = *a.TrialVersion
+	}
 	if err := json.Unmarshal(a.Spec, &out.AutomationSpec); err != nil {
 		return Automation{}, fmt.Errorf("read automation %s: %w", out.ID, err)
 	}
@@ -101,7 +134,7 @@ func toAutomation(a db.Automation) (Automation, error) {
 }
 
 func toAutomationVersion(v db.AutomationVersion) AutomationVersion {
-	out := AutomationVersion{Version: v.Version, CreatedAt: v.CreatedAt.UTC()}
+	out := AutomationVersion{Version: v.Version, Draft: v.Draft, CreatedAt: v.CreatedAt.UTC()}
 	// What does not read is shown without what it said: the list must not end at one row.
 	_ = json.Unmarshal(v.Spec, &out.AutomationSpec)
 	if v.CreatedBy != nil {
@@ -134,6 +167,7 @@ type AutomationPatch struct {
 	CredentialID    string            `json:"credential_id,omitempty"`
 	Fetch           *AutomationFetch  `json:"fetch,omitempty"`
 	AutomationBounds
+	AutomationTrust
 }
 
 type automationCreateInput struct {
@@ -212,6 +246,9 @@ func (a *API) automationCreate(ctx context.Context, in *automationCreateInput) (
 		fields := in.Body.fields()
 		v, err := a.automationCheck(ctx, tx, fields, shapeFaults[AutomationDraft](a, in.Body.raw))
 		if err != nil {
+			return Automation{}, err
+		}
+		if err := mayGoLive(ctx, tx, uuid.Nil, v, nil); err != nil {
 			return Automation{}, err
 		}
 		count, err := tx.AutomationCount(ctx, v.endpointID)
@@ -326,21 +363,11 @@ func (a *API) automationChange(ctx context.Context, tx db.TenantTx, row db.Autom
 	if alone {
 		return change, invalid(distinct(shape))
 	}
-	merged := map[string]json.RawMessage{}
-	if err := json.Unmarshal(row.Spec, &merged); err != nil {
-		return change, fmt.Errorf("read automation %s: %w", row.ID, err)
-	}
-	// An id is hex digits and an underscore: nothing in it is escaped.
-	merged["endpoint_id"] = json.RawMessage(`"` + tenants.FormatID(tenants.EndpointPrefix, row.EndpointID) + `"`)
-	for name, value := range patch {
-		if string(value) == "null" {
-			delete(merged, name)
-		} else {
-			merged[name] = value
-		}
-	}
-	v, err := a.automationCheck(ctx, tx, merged, shape)
+	v, err := a.automationMerge(ctx, tx, row, row.Spec, patch, shape)
 	if err != nil {
+		return change, err
+	}
+	if err := mayGoLive(ctx, tx, row.ID, v, row.Spec); err != nil {
 		return change, err
 	}
 	if v.endpointID != row.EndpointID {
@@ -355,6 +382,25 @@ func (a *API) automationChange(ctx context.Context, tx db.TenantTx, row db.Autom
 	}
 	change.Name, change.Spec = &v.spec.Name, v.stored
 	return change, nil
+}
+
+// automationMerge lays a patch over what a version of an automation says, and checks the whole.
+func (a *API) automationMerge(ctx context.Context, tx db.TenantTx, row db.Automation, spec json.RawMessage, patch map[string]json.RawMessage, shape []Fault,
+) (automationValue, error) {
+	merged := map[string]json.RawMessage{}
+	if err := json.Unmarshal(spec, &merged); err != nil {
+		return automationValue{}, fmt.Errorf("read automation %s: %w", row.ID, err)
+	}
+	// An id is hex digits and an underscore: nothing in it is escaped.
+	merged["endpoint_id"] = json.RawMessage(`"` + tenants.FormatID(tenants.EndpointPrefix, row.EndpointID) + `"`)
+	for name, value := range patch {
+		if string(value) == "null" {
+			delete(merged, name)
+		} else {
+			merged[name] = value
+		}
+	}
+	return a.automationCheck(ctx, tx, merged, shape)
 }
 
 func (a *API) automationDelete(ctx context.Context, in *automationDeleteInput) (*struct{}, error) {

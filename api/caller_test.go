@@ -37,6 +37,10 @@ var bodies = map[string]any{
 	"PATCH /v1/tenants/{id}":          map[string]any{"name": "x"},
 	"PUT /v1/tenants/{id}/limits":     map[string]any{},
 	"POST /v1/runs/{id}/resolve":      map[string]any{"arrived": true},
+	"POST /v1/runs/{id}/review":       map[string]any{"verdict": "approve"},
+
+	"POST /v1/automations/{id}/trial":         map[string]any{"patch": map[string]any{"name": "x"}},
+	"POST /v1/automations/{id}/trial/promote": map[string]any{},
 }
 
 func TestEveryRouteNamesWhoMayCallIt(t *testing.T) {

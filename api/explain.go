@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"sluice/automations"
 	"sluice/db"
 	"sluice/tenants"
 )
@@ -30,6 +31,7 @@ type Verdict struct {
 	AutomationID string `json:"automation_id"`
 	Name         string `json:"name,omitempty"`
 	Version      int    `json:"version"`
+	Trial        bool   `json:"trial,omitempty" doc:"it is on trial beside the version in service"`
 	Matched      bool   `json:"matched"`
 	Reason       string `json:"reason,omitempty" doc:"why not: when.false, when.error, automation.invalid"`
 	Detail       string `json:"detail,omitempty"`
@@ -38,7 +40,7 @@ type Verdict struct {
 // Moment is one thing that happened.
 type Moment struct {
 	At       time.Time  `json:"at"`
-	What     string     `json:"what" doc:"event.received, run.<status>, call.intended, call.sent, call.<state>, action.intended, action.sent, action.<outcome>" example:"run.waiting"`
+	What     string     `json:"what" doc:"event.received, run.<status>, call.intended, call.sent, call.<state>, review.approved, review.edited, review.rejected, review.expired, action.intended, action.sent, action.<outcome>" example:"run.waiting"`
 	RunID    string     `json:"run_id,omitempty"`
 	CallID   string     `json:"call_id,omitempty"`
 	ActionID string     `json:"action_id,omitempty"`
@@ -100,6 +102,9 @@ func explain(e db.Event, runs []RunFull, history []db.RunMark) Explanation {
 		})
 	}
 	for _, r := range runs {
+		if r.Review != nil {
+			out.Timeline = append(out.Timeline, reviewMoment(r.ID, *r.Review))
+		}
 		for _, c := range r.Calls {
 			out.Timeline = append(out.Timeline, callMoments(r.ID, c)...)
 		}
@@ -149,12 +154,23 @@ func callMoments(runID string, c Call) []Moment {
 	return append(moments, end)
 }
 
+const (
+	actionProposed = "action.proposed"
+	proposedDetail = "The effect is kept to be shown, and is sent only if it is approved."
+)
+
 func actionMoments(runID string, a Action) []Moment {
 	what, detail := "action.intended", "The effect is to be made."
 	if a.State == db.ActionWithheld {
 		what, detail = "action.withheld", "The effect is kept to be shown, and is never sent."
+	} else if a.State == db.ActionProposed {
+		what, detail = actionProposed, proposedDetail
 	}
 	moments := []Moment{{At: a.CreatedAt, What: what, RunID: runID, ActionID: a.ID, Detail: detail}}
+	if a.State == db.ActionWithheld && a.Reason != "" && a.EndedAt != nil {
+		moments[0].What, moments[0].Detail = actionProposed, proposedDetail
+		return append(moments, Moment{At: *a.EndedAt, What: what, RunID: runID, ActionID: a.ID, Reason: a.Reason, Detail: a.Detail})
+	}
 	for i, t := range a.Attempts {
 		moments = append(moments, Moment{
 			At: t.SentAt, What: "action.sent", RunID: runID, ActionID: a.ID, Attempt: t.Attempt, Detail: "Sent to " + orElse(a.Target, a.Kind) + ".",
@@ -229,13 +245,9 @@ func told(r RunFull) (status, sentence string) {
 		}
 		return "working", "The model answered, and the effect is not confirmed yet: " + orElse(why, "it is being sent") + "." + next
 	case db.RunWaiting, db.RunHeld:
-		until := ""
-		if r.Until != nil {
-			until = " until " + r.Until.UTC().Format(time.RFC3339)
-		}
-		return r.Status, fmt.Sprintf("The run is %s%s: %s (%s).", r.Status, until, why, r.Reason)
+		return r.Status, fmt.Sprintf("The run is %s%s: %s (%s).", r.Status, untilShown(r.Until), why, r.Reason)
 	case db.RunInReview:
-		return r.Status, "A person is to decide on the answer of the model."
+		return r.Status, "A person is to decide on the answer of the model (POST /v1/runs/" + r.ID + "/review)" + untilShown(r.Until) + "."
 	case db.RunDone:
 		return doneTold(r)
 	default:
@@ -243,10 +255,20 @@ func told(r RunFull) (status, sentence string) {
 	}
 }
 
+func untilShown(until *time.Time) string {
+	if until == nil {
+		return ""
+	}
+	return " until " + until.UTC().Format(time.RFC3339)
+}
+
 func doneTold(r RunFull) (status, sentence string) {
 	for _, one := range r.Actions {
 		switch one.State {
 		case db.ActionWithheld:
+			if r.Mode != automations.ModeShadow {
+				return "done", r.Detail
+			}
 			return "shadow", "The model answered; in shadow mode the effect is kept to be shown, and nothing left."
 		case db.ActionConfirmed:
 			return "done", "The model answered, and the effect was made: " + orElse(one.Target, one.Kind) + " took it."

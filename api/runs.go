@@ -51,6 +51,7 @@ type RunFull struct {
 	Output   any      `json:"output,omitempty" doc:"what the model answered, as the automation takes it"`
 	Calls    []Call   `json:"calls"`
 	Actions  []Action `json:"actions"`
+	Review   *Review  `json:"review,omitempty" doc:"the verdict of a person, or of the time that was over"`
 	CausedBy *Cause   `json:"caused_by,omitempty" doc:"which of our own actions caused its event, where that is known"`
 }
 
@@ -88,12 +89,12 @@ type Call struct {
 type Action struct {
 	ID          string          `json:"id"`
 	Kind        string          `json:"kind"`
-	State       string          `json:"state" enum:"intended,in_flight,confirmed,failed,unknown,withheld"`
+	State       string          `json:"state" enum:"proposed,intended,in_flight,confirmed,failed,unknown,withheld"`
 	Reason      string          `json:"reason,omitempty"`
 	Detail      string          `json:"detail,omitempty"`
 	Target      string          `json:"target,omitempty"`
 	ContentType string          `json:"content_type,omitempty"`
-	Body        string          `json:"body,omitempty" doc:"what is sent, or in shadow mode would have been; at most 16 KiB of it"`
+	Body        string          `json:"body,omitempty" doc:"what is sent, in review would be, or in shadow mode would have been; at most 16 KiB of it"`
 	BodyCut     bool            `json:"body_cut,omitempty" doc:"the body is longer than shown"`
 	Signed      bool            `json:"signed,omitempty"`
 	Receipt     *Receipt        `json:"receipt,omitempty"`
@@ -269,6 +270,9 @@ func runRead(ctx context.Context, tx db.TenantTx, r db.Run) (RunFull, error) {
 	}
 	for _, c := range calls {
 		out.Calls = append(out.Calls, toCall(c))
+	}
+	if out.Review, err = reviewOf(ctx, tx, r.ID); err != nil {
+		return out, err
 	}
 	if out.CausedBy, err = causedBy(ctx, tx, r); err != nil {
 		return out, err

@@ -75,3 +75,12 @@ where v.tenant_id = @tenant_id and v.automation_id = @automation_id and v.versio
 func (tx TenantTx) AutomationVersionBefore(ctx context.Context, id uuid.UUID, draft int) (AutomationVersion, error) {
 	return one[AutomationVersion](ctx, tx.tx, automationBeforeSQL, tx.with(args{"automation_id": id, "version": draft}))
 }
+
+// AutomationLock reads an automation at its newest version, and keeps everybody else from changing it until the transaction ends.
+func (tx TenantTx) AutomationLock(ctx context.Context, id uuid.UUID) (Automation, error) {
+	if _, err := value[uuid.UUID](ctx, tx.tx, automationLockSQL, tx.with(args{"id": id})); err != nil {
+		return Automation{}, err
+	}
+	// In a statement of its own: it sees what was changed while the lock was waited for.
+	return tx.AutomationGet(ctx, id)
+}

@@ -170,11 +170,20 @@ func (r *Reviewer) edit(ctx context.Context, tx db.TenantTx, run db.Run, given j
 	if err != nil {
 		return nil, err
 	}
-	output, err := outputOf(automation, given)
+	output, err := outputOf(automation, run.Output, given)
 	if err != nil {
 		return nil, err
 	}
-	before, after, err := written(automation, run.Output, output)
+	was, err := outputOf(automation, run.Output, run.Output)
+	if err != nil {
+		// It is not the person's output that is at fault.
+		return nil, fmt.Errorf("read the output of run %s: %s", run.ID, err.Error()) //nolint:errorlint,err113 // as the comment says
+	}
+	before, err := readable(was)
+	if err != nil {
+		return nil, err
+	}
+	after, err := readable(output)
 	if err != nil || before == after {
 		return proposed, err
 	}

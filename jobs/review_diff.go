@@ -15,9 +15,9 @@ import (
 // diffBytesMax bounds the diff that is kept of an edit.
 const diffBytesMax = 64 << 10
 
-// outputOf reads an output that a person gave, as if the model had answered it.
-func outputOf(automation *automations.Compiled, given json.RawMessage) (any, error) {
-	if len(automation.Spec().OutputSchema) > 0 {
+// outputOf reads an output that was given in place of another, as if the model had answered it. What is a text in one is a text in the other.
+func outputOf(automation *automations.Compiled, kept, given json.RawMessage) (any, error) {
+	if !bytes.HasPrefix(kept, []byte(`"`)) {
 		return automation.Output(string(given))
 	}
 	var text string
@@ -25,19 +25,6 @@ func outputOf(automation *automations.Compiled, given json.RawMessage) (any, err
 		return nil, &automations.OutputError{Message: "expected a text, since the automation has no output schema"}
 	}
 	return automation.Output(text)
-}
-
-// written writes the run's output and another one as people read them: a text as it is, JSON with a line for each value.
-func written(automation *automations.Compiled, kept json.RawMessage, other any) (before, after string, err error) {
-	was, err := outputOf(automation, kept)
-	if err != nil {
-		return "", "", fmt.Errorf("read the run's output: %s", err.Error()) //nolint:errorlint // it is our fault, and not one of the person's output
-	}
-	if before, err = readable(was); err != nil {
-		return "", "", err
-	}
-	after, err = readable(other)
-	return before, after, err
 }
 
 func readable(output any) (string, error) {

@@ -23,6 +23,12 @@ const (
 	mailEntriesMax = 1 << 16          // that are remembered
 )
 
+// MailCut in place of a reply ends the connection without a word. A message that was complete is taken all the same.
+const MailCut = "cut"
+
+// MailHang in place of a reply never comes. A message that was complete is taken all the same.
+const MailHang = "hang"
+
 // MailConfig says how a mail server is played.
 type MailConfig struct {
 	// TLS, if not nil, is offered as STARTTLS, or, if Implicit, spoken from the start.
@@ -186,7 +192,16 @@ func (s *mailSession) encrypt() {
 	s.entry.Encrypted = true
 }
 
-func (s *mailSession) say(line string) { _, _ = io.WriteString(s.conn, line+"\r\n") }
+func (s *mailSession) say(line string) {
+	switch line {
+	case MailCut:
+		_ = s.conn.Close()
+	case MailHang:
+		_, _ = io.Copy(io.Discard, s.conn) // until the client goes away
+	default:
+		_, _ = io.WriteString(s.conn, line+"\r\n")
+	}
+}
 
 // step answers one command, and says whether there may be another.
 func (s *mailSession) step() bool {
@@ -276,7 +291,8 @@ func (s *mailSession) data() bool {
 			reply := s.box.scripted("END", "250 taken")
 			entry := s.entry
 			entry.At, entry.Data = s.box.config.Now().UTC(), message.Bytes()
-			if strings.HasPrefix(reply, "2") && !s.box.take(entry) {
+			taken := strings.HasPrefix(reply, "2") || reply == MailCut || reply == MailHang
+			if taken && !s.box.take(entry) {
 				reply = "452 the journal is full"
 			}
 			s.say(reply)

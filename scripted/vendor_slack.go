@@ -106,7 +106,7 @@ func (s *slackChat) message(w http.ResponseWriter, r *http.Request) (slackIn, bo
 	case in.Text == "":
 		code = "no_text"
 	case in.ThreadTS != "" && !slackTimeRE.MatchString(in.ThreadTS):
-		code = "invalid_thread_ts"
+		code = "invalid_arguments"
 	case in.Parse != "" && in.Parse != "none" && in.Parse != "full" && in.Parse != "client":
 		code = "invalid_arguments"
 	case in.Metadata != nil && (!slackTypeRE.MatchString(in.Metadata.Type) || len(in.Metadata.Type) > slackTypeMax || in.Metadata.Payload == nil):

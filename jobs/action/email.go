@@ -121,11 +121,11 @@ func (email) Prepare(p Params, in Input) (Effect, error) {
 	}, nil
 }
 
-// knownIDs are the ids in a text that have the common form, each behind a blank.
+// knownIDs are the ids in a text that have the common form and stand between brackets, each behind a blank.
 func knownIDs(text string) string {
 	var known []string
-	for _, word := range strings.Fields(text) {
-		if id := mail.KnownID(word); id != "" {
+	for word := range strings.FieldsSeq(text) {
+		if id := mail.KnownID(word); id == word {
 			known = append(known, id)
 		}
 	}

@@ -13,8 +13,17 @@ import (
 
 	"sluice/automations"
 	"sluice/jobs/action"
+	"sluice/jobs/outbound"
 	"sluice/scripted"
 )
+
+// patient is a scripted service, and a connector that waits for it however busy the machine is.
+func patient(t *testing.T, kind string) *served {
+	t.Helper()
+	s := serve(t, kind)
+	s.c, _ = action.New(outbound.New(outbound.Config{AllowLoopback: true, Timeout: time.Minute})).Get(kind)
+	return s
+}
 
 // fromEvent prepares an action object, with the defaults of its connector, for an event with a payload and a model that has answered "hello".
 func fromEvent(t *testing.T, object, payload string) (action.Effect, error) {
@@ -93,7 +102,7 @@ const answersMax = 100
 func TestHelpDesksFillInNothing(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"hubspot_note", "intercom_reply", "zendesk_comment"} {
-		s := serve(t, kind)
+		s := patient(t, kind)
 		send := s.send(t, s.case_.sample, keyOne, "Your {{ticket.requester.email}} {{{{a}} {%if x%} {{{b}}} [a](b) ![c] a < b & c")
 		_, err := s.c.Do(t.Context(), send)
 		require.NoError(t, err)
@@ -113,7 +122,7 @@ func TestHelpDesksFillInNothing(t *testing.T) {
 func TestLongTextsAreCutToWhatTheTargetTakes(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"hubspot_note", "intercom_reply", "pagerduty_note", "zendesk_comment"} {
-		s := serve(t, kind)
+		s := patient(t, kind)
 		for _, piece := range []string{"<", "{", "日", "😀", "a b\n\n"} {
 			long := strings.Repeat(piece, 100_000)
 			_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, "x"+long))
@@ -145,7 +154,7 @@ func TestLimitsOfTheServicesAreWaitedFor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, c.kind)
+			s := patient(t, c.kind)
 			s.Script(scripted.VendorStep{Status: c.status, Header: c.header, Body: c.body})
 			_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
 			got := failure(t, err)
@@ -160,7 +169,7 @@ func TestLimitsOfTheServicesAreWaitedFor(t *testing.T) {
 func TestAnswersThatNameNothing(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"hubspot_note", "intercom_reply", "pagerduty_note", "zendesk_comment"} {
-		s := serve(t, kind)
+		s := patient(t, kind)
 		for _, body := range []string{`{}`, `{"id": null}`, `{"id": "../../x y"}`, `{"note": {}}`, `{"audit": {"events": [{"id": 1, "type": "Change"}]}}`} {
 			s.Script(scripted.VendorStep{Status: http.StatusOK, Body: body, Act: true})
 			receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
@@ -176,7 +185,7 @@ func TestAnswersThatNameNothing(t *testing.T) {
 func TestAShownMarkCountsAtTheEndOnly(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"hubspot_note", "pagerduty_note"} {
-		s := serve(t, kind)
+		s := patient(t, kind)
 		send := s.send(t, s.case_.sample, keyOne, plain)
 		finder, _ := s.c.(action.Finder)
 		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, "Ann wrote: [sluice:"+keyOne+"] and more"))
@@ -190,6 +199,7 @@ func TestAShownMarkCountsAtTheEndOnly(t *testing.T) {
 		require.NoError(t, err)
 		found, err = finder.Find(t.Context(), send)
 		require.NoError(t, err)
+		require.NotNil(t, found)
 		require.Equal(t, receipt.ID, found.ID, "the one that ends with it is ours")
 	}
 }

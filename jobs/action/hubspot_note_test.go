@@ -30,7 +30,7 @@ func TestHubSpotNote_Target(t *testing.T) {
 
 func TestHubSpotNote_IsLookedForAmongAllNotesOfItsRecord(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "hubspot_note")
+	s := patient(t, "hubspot_note")
 	const others = 620 // more than a page names, and many more than are read at once
 	for i := range others {
 		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("msg_%d", i), plain))
@@ -45,12 +45,13 @@ func TestHubSpotNote_IsLookedForAmongAllNotesOfItsRecord(t *testing.T) {
 	require.NoError(t, err)
 	found, err = finder.Find(t.Context(), send)
 	require.NoError(t, err)
+	require.NotNil(t, found)
 	require.Equal(t, receipt.ID, found.ID)
 }
 
 func TestHubSpotNote_LookupThatIsCutOff(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "hubspot_note")
+	s := patient(t, "hubspot_note")
 	send := s.send(t, s.case_.sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	_, err := s.c.Do(t.Context(), send)
@@ -73,7 +74,7 @@ func TestHubSpotNote_LookupThatIsCutOff(t *testing.T) {
 
 func TestHubSpotNote_MarkSurvivesAnEditor(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "hubspot_note")
+	s := patient(t, "hubspot_note")
 	send := s.send(t, s.case_.sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	for _, body := range []string{
@@ -86,13 +87,14 @@ func TestHubSpotNote_MarkSurvivesAnEditor(t *testing.T) {
 		)
 		found, err := finder.Find(t.Context(), send)
 		require.NoError(t, err, body)
+		require.NotNil(t, found)
 		require.Equal(t, "7", found.ID)
 	}
 }
 
 func TestHubSpotAccount(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "hubspot_note")
+	s := patient(t, "hubspot_note")
 	account, _ := action.New(devDoor()).Account("hubspot")
 	id, err := account.Test(t.Context(), action.Access{Secret: token, Base: s.base})
 	require.NoError(t, err)

@@ -25,7 +25,7 @@ func TestIntercomReply_Target(t *testing.T) {
 
 func TestIntercomReply_IsANoteUnlessItIsPublic(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "intercom_reply")
+	s := patient(t, "intercom_reply")
 	for flag, kind := range map[string]string{``: "note", `"public": false, `: "note", `"public": true, `: "comment"} {
 		_, err := s.c.Do(t.Context(), s.send(t, `{"kind": "intercom_reply", "credential_id": "crd_1", `+flag+`"conversation": "524", "body": "BODY"}`, keyOne, plain))
 		require.NoError(t, err)
@@ -48,6 +48,7 @@ func TestIntercomReply_NoDoubtBeforeItIsSent(t *testing.T) {
 		require.False(t, failure(t, err).Doubt, step)
 	}
 	require.Empty(t, s.Effects())
+	s = patient(t, "intercom_reply")
 	send := s.send(t, s.case_.other, keyOne, plain)
 	before := len(s.Journal())
 	_, err := s.c.Do(t.Context(), send)
@@ -57,7 +58,7 @@ func TestIntercomReply_NoDoubtBeforeItIsSent(t *testing.T) {
 
 func TestIntercomReply_OnlyWhatTheAnswerSaysIsTheReceipt(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "intercom_reply")
+	s := patient(t, "intercom_reply")
 	s.Script(scripted.VendorStep{Status: 200, Act: true, Body: `{"id": "524",
 		"conversation_parts": {"conversation_parts": [{"id": "7", "author": {"type": "user", "id": "991267459"}}]}}`})
 	receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))

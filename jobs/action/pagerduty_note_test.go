@@ -26,7 +26,7 @@ func TestPagerDutyNote_Target(t *testing.T) {
 
 func TestPagerDutyNote_SaysWhoWrites(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "pagerduty_note")
+	s := patient(t, "pagerduty_note")
 	send := s.send(t, s.case_.sample, keyOne, plain)
 	_, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
@@ -44,7 +44,7 @@ func TestPagerDutyNote_SaysWhoWrites(t *testing.T) {
 
 func TestPagerDutyNote_LookupThatIsCutOff(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "pagerduty_note")
+	s := patient(t, "pagerduty_note")
 	finder, _ := s.c.(action.Finder)
 	send := s.send(t, s.case_.sample, keyOne, plain)
 	for _, body := range []string{`{}`, `{"notes": null}`, `{"notes": [], "more": true}`} {
@@ -57,7 +57,7 @@ func TestPagerDutyNote_LookupThatIsCutOff(t *testing.T) {
 
 func TestPagerDutyAccount(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "pagerduty_note")
+	s := patient(t, "pagerduty_note")
 	account, _ := action.New(devDoor()).Account("pagerduty")
 	for _, bad := range []string{"just-a-key-without-mail", "bot@acme:abcdefgh", "bot@acme.example:short", "a@b@acme.example:abcdefgh"} {
 		require.Error(t, account.Check(bad), bad)

@@ -54,7 +54,7 @@ func (c slack) test(ctx context.Context, a Access) (Identity, error) {
 		UserID string `json:"user_id"`
 		Team   string `json:"team"`
 	}
-	res, err := c.ask(ctx, Send{Access: a, At: time.Now()}, question{method: http.MethodPost, path: "/auth.test", in: struct{}{}, out: &who})
+	res, err := c.ask(ctx, Send{Access: a}, question{method: http.MethodPost, path: "/auth.test", in: struct{}{}, out: &who})
 	if err != nil {
 		return Identity{}, err
 	}
@@ -86,6 +86,7 @@ func (c slack) ask(ctx context.Context, s Send, q question) (outbound.Response, 
 var slackCodes = map[string]struct{ code, message string }{
 	"access_denied":                    {CodeUnauthorized, "Slack does not let the token do this"},
 	"account_inactive":                 {CodeUnauthorized, "the token is of a user or a workspace that was deleted"},
+	"app_access_restricted":            {CodeUnauthorized, "the workspace's administrators have restricted the app"},
 	"as_user_not_supported":            {CodeUnauthorized, "Slack does not take a token of this kind"},
 	"cannot_reply_to_message":          {CodeRefused, "this message cannot be answered in a thread"},
 	"cant_update_message":              {CodeUnauthorized, "the token may not change this message"},
@@ -105,6 +106,7 @@ var slackCodes = map[string]struct{ code, message string }{
 	"is_archived":                      {CodeRefused, "the channel has been archived"},
 	"is_inactive":                      {CodeRefused, "the channel is frozen, or its thread is"},
 	"message_not_found":                {CodeNotFound, "the message is not there"},
+	"messages_tab_disabled":            {CodeRefused, "the app takes no messages from people, and so sends them none"},
 	"metadata_must_be_sent_from_app":   {CodeUnauthorized, "the token is not of an app, which alone may mark its messages"},
 	"metadata_too_large":               {CodeTooLarge, "the mark is longer than Slack takes"},
 	"method_not_supported_for_channel": {CodeRefused, "this kind of channel does not take it"},
@@ -118,6 +120,7 @@ var slackCodes = map[string]struct{ code, message string }{
 	"org_login_required":               {CodeUnauthorized, "the workspace is being moved to an enterprise"},
 	"restricted_action":                {CodeUnauthorized, "the workspace does not let the bot post there"},
 	"team_access_not_granted":          {CodeUnauthorized, "the token has no access to this workspace"},
+	"team_not_found":                   {CodeUnauthorized, "the workspace of the token is not there"},
 	"thread_not_found":                 {CodeNotFound, "the thread is not there"},
 	"token_expired":                    {CodeUnauthorized, "the token has expired"},
 	"token_revoked":                    {CodeUnauthorized, "the token was revoked"},

@@ -195,12 +195,16 @@ func TestSlackLookupIsNeverSureOfWhatItCannotSee(t *testing.T) {
 		require.Nil(t, found, name)
 		require.Equal(t, c.code, failure(t, err).Code, name)
 	}
+	s.Script(scripted.VendorStep{Reads: true, Status: 200, Body: `{"ok": true, "messages": [{"ts": "1712345678.000200"}]}`})
+	_, err := finder.Find(t.Context(), s.send(t, inThread("1712345678.000100"), keyOne, plain))
+	require.Equal(t, action.CodeLookup, failure(t, err).Code, "a thread without the message that began it")
+
 	endless := make([]scripted.VendorStep, 50)
 	for i := range endless {
 		endless[i] = scripted.VendorStep{Reads: true, Status: 200, Body: `{"ok": true, "messages": [], "has_more": true, "response_metadata": {"next_cursor": "x"}}`}
 	}
 	s.Script(endless...)
-	_, err := finder.Find(t.Context(), send)
+	_, err = finder.Find(t.Context(), send)
 	require.Equal(t, action.CodeLookup, failure(t, err).Code)
 	s.Script()
 

@@ -33,7 +33,7 @@ func TestZendeskComment_Target(t *testing.T) {
 
 func TestZendeskComment_IsInternalUnlessItIsPublic(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "zendesk_comment")
+	s := patient(t, "zendesk_comment")
 	for flag, public := range map[string]string{``: "false", `"public": false, `: "false", `"public": true, `: "true"} {
 		sample := `{"kind": "zendesk_comment", "credential_id": "crd_1", ` + flag + `"ticket": "35436", "body": "BODY"}`
 		receipt, err := s.c.Do(t.Context(), s.send(t, sample, keyOne, plain))
@@ -47,7 +47,7 @@ func TestZendeskComment_IsInternalUnlessItIsPublic(t *testing.T) {
 
 func TestZendeskComment_IsLookedForOnEveryPage(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "zendesk_comment")
+	s := patient(t, "zendesk_comment")
 	const others = 250
 	for i := range others {
 		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("msg_%d", i), plain))
@@ -62,6 +62,7 @@ func TestZendeskComment_IsLookedForOnEveryPage(t *testing.T) {
 	require.NoError(t, err)
 	found, err = finder.Find(t.Context(), send)
 	require.NoError(t, err)
+	require.NotNil(t, found)
 	require.Equal(t, receipt, *found)
 }
 
@@ -78,7 +79,7 @@ func TestZendeskComment_LookupThatIsCutOff(t *testing.T) {
 		"ours, no comment":   `{"audits": [{"metadata": {"custom": {"sluice": "` + keyOne + `"}}, "events": [{"id": 1, "type": "Change"}]}], "meta": {}}`,
 		"metadata of a list": `{"audits": [{"metadata": [], "events": []}]}`,
 	} {
-		s := serve(t, "zendesk_comment")
+		s := patient(t, "zendesk_comment")
 		send := s.send(t, s.case_.sample, keyOne, plain)
 		send.Base = answering(t, 200, nil, body)
 		finder, _ := s.c.(action.Finder)
@@ -87,7 +88,7 @@ func TestZendeskComment_LookupThatIsCutOff(t *testing.T) {
 		require.True(t, failure(t, err).Doubt, name)
 	}
 	// An archived ticket's come in one piece.
-	s := serve(t, "zendesk_comment")
+	s := patient(t, "zendesk_comment")
 	send := s.send(t, s.case_.sample, keyOne, plain)
 	send.Base = answering(t, 200, nil, `{"audits": [`+audit+`], "next_page": null, "count": 1}`)
 	finder, _ := s.c.(action.Finder)

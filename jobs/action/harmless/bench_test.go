@@ -8,7 +8,8 @@ import (
 )
 
 // ordinary is 4 KiB of what a model writes on a good day.
-var ordinary = strings.Repeat("The order was **shipped** on Monday, see https://good.example/orders/17 (or ask us).\n\n- first: `x < y`\n- second, 5 € & more\n\n", 40)[:4<<10]
+var ordinary = strings.Repeat("The order was **shipped** on Monday, see https://good.example/orders/17 (or ask us).\n\n"+
+	"- first: `x < y`\n- second, 5 € & more\n\n", 40)[:4<<10]
 
 func BenchmarkFormats(b *testing.B) {
 	for _, f := range formats {
@@ -27,7 +28,8 @@ func BenchmarkFormats(b *testing.B) {
 func BenchmarkHostile(b *testing.B) {
 	const size = 16 << 10
 	for name, piece := range map[string]string{
-		"brackets": "]:", "labels": "https://good.example](", "fences": "~~~ ", "slashes": "//a", "angles": "<https://good.example/", "tabs": "\t", "marks": "\u0301", "closers": "https://good.example)))))",
+		"brackets": "]:", "labels": "https://good.example](", "fences": "~~~ ", "slashes": "//a", "angles": "<https://good.example/", "tabs": "\t",
+		"marks": "\u0301", "closers": "https://good.example)))))",
 	} {
 		text := strings.Repeat(piece, size/len(piece))
 		for _, f := range formats {

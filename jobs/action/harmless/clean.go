@@ -62,8 +62,7 @@ func clean(text string) string {
 	if plainASCII(text) {
 		return text
 	}
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, string(utf8.RuneError)), "\r\n", "\n")
-	text = strings.Map(shown, text)
+	text = strings.Map(shown, strings.ReplaceAll(text, "\r\n", "\n")) // Map makes U+FFFD of every byte that is no UTF-8
 	if !strings.ContainsAny(text, string([]rune{zeroWidthJoiner, emojiSelector})) {
 		return text
 	}

@@ -61,11 +61,15 @@ func TestAttacksAreMadeHarmless(t *testing.T) {
 func TestNoMixtureOfAttacksDoesHarm(t *testing.T) {
 	t.Parallel()
 	pieces := []string{
-		"[", "]", "(", ")", "<", ">", "!", "@", "&", ";", ":", "/", "//", "://", "\\", "`", "```", "~~~", "*", "_", "~", "|", "#", "\"", "'", ".", ",", "-", "+", "=",
-		" ", "\n", "\t", "\r", "\n\n", "\u00a0", "\u200b", "\u200d", "\ufe0f", "\u2060", "\u0301", "\u3002", "\u2764", "\U0001f468", "\u4e2d", "^", "$", "{", "}", "1. ",
+		"[", "]", "(", ")", "<", ">", "!", "@", "&", ";", ":", "/", "//", "://", "\\", "`", "```", "~~~", "*", "_", "~", "|", "#", "\"", "'", ".",
+		",", "-", "+", "=",
+		" ", "\n", "\t", "\r", "\n\n", "\u00a0", "\u200b", "\u200d", "\ufe0f", "\u2060", "\u0301", "\u3002", "\u2764", "\U0001f468", "\u4e2d", "^",
+		"$", "{", "}", "1. ",
 		"a", "x", "1", "user", "www.", "evil.com", "good.example", "a.ok.example", "http", "https", "https://", "https://good.example", "https://evil.com",
-		"https://good.example/", "](", "](https://good.example)", "](https://good.example/x)", "<https://good.example>", "<https://good.example|", "]:", "[^1]:", "[b]: ",
-		"<img src=x>", "<!--", "-->", "</p>", "<!channel>", "&lt;", "&gt;", "&amp;", "&#64;", "&commat;", "@user", "a@evil.com", "a@good.example", "mailto:", "javascript:",
+		"https://good.example/", "](", "](https://good.example)", "](https://good.example/x)", "<https://good.example>", "<https://good.example|",
+		"]:", "[^1]:", "[b]: ",
+		"<img src=x>", "<!--", "-->", "</p>", "<!channel>", "&lt;", "&gt;", "&amp;", "&#64;", "&commat;", "@user", "a@evil.com", "a@good.example",
+		"mailto:", "javascript:",
 		"![a](https://evil.com/x)", "/close", "::", "mermaid", "\\href", "=1", "[~",
 	}
 	sequence := rapid.SliceOfN(rapid.SampledFrom(pieces), 1, 24)
@@ -83,26 +87,37 @@ func TestNoMixtureOfAttacksDoesHarm(t *testing.T) {
 func TestTextWithoutHarmIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	everywhere := []string{
-		"", "Hello, world.", "An umbrella costs 5 €; two cost 9.50 €!", "日本語のテキスト。句読点、も。", "Привет, мир", "مرحبا بالعالم", "नमस्ते दुनिया", "שלום", "e\u0301 n\u0303",
-		"👍 👨‍👩‍👧‍👦 ❤️ 👩🏽‍💻 🏳️‍🌈 1️⃣ #️⃣ 🇩🇪 ©️", "AT and T", "issue #123", "5 @ 3 each", "either/or, 24/7", "main.go, x.json and e.g. v1.2.3", "10:30, note: this", "(x) [y] {z}",
-		"See https://good.example/docs?a=b#c.", "https://good.example", "Deep: https://a.b.ok.example/x_y-z~1%20,2", "(https://good.example)", "\"https://good.example\",",
+		"", "Hello, world.", "An umbrella costs 5 €; two cost 9.50 €!", "日本語のテキスト。句読点、も。", "Привет, мир",
+		"مرحبا بالعالم", "नमस्ते दुनिया", "שלום", "e\u0301 n\u0303",
+		"👍 👨‍👩‍👧‍👦 ❤️ 👩🏽‍💻 🏳️‍🌈 1️⃣ #️⃣ 🇩🇪 ©️", "AT and T", "issue #123", "5 @ 3 each",
+		"either/or, 24/7", "main.go, x.json and e.g. v1.2.3", "10:30, note: this", "(x) [y] {z}",
+		"See https://good.example/docs?a=b#c.", "https://good.example", "Deep: https://a.b.ok.example/x_y-z~1%20,2", "(https://good.example)",
+		"At https://good.example.", "\"https://good.example\",",
 	}
 	cases := map[string][]string{
 		"Markdown": append([]string{
 			"# A heading\n\nSome *emphasis*, **more**, ~~gone~~ and `code`.\n\n---\n\nMore",
 			"- one\n- two\n  - three\n* four\n+ five\n\n1. first\n2) second\n\n- [ ] open\n- [x] done",
 			"| a | b |\n|---|:-:|\n| 1 | 2 |", "> a quote\n> > and another",
-			"```go\nif a < b && c > d || e != f {\n\tx[i] = m[\"k\"] // a comment\n\ty := map[string]int{}\n}\n```", "~~~\nplain\n~~~", "Inline ```three``` and ``two``",
+			"```go\nif a < b && c > d || e != f {\n\tx[i] = m[\"k\"] // a comment\n\ty := map[string]int{}\n}\n```", "~~~\nplain\n~~~",
+			"Inline ```three``` and ``two``",
 			"A claim.[^1]\n\n[^1]: Some text of a footnote.\n[^note]: More, with words.", "x[0]: the first", "a < b", "R&D, x & y &z, AT&T",
-			"[label](https://good.example/x)", "[label](https://good.example), [b](https://a.ok.example).", "**[a](https://good.example)**", "| [a](https://good.example) |",
-			"<https://good.example/x>", "[https://good.example](https://good.example)", "[**https://good.example**](https://good.example/x)", "Unix /etc/hosts and ./run.sh",
-			"./run.sh\n../x", "//nolint:errcheck\n// comment\n/* x */", "=1 is no formula in Markdown", "evil.com is no link", "$x^2 + \\frac{a}{b}$", "Wow! [brackets]", "a!b",
-			"{\"data\": 1, \"http\": null}", "data: x", "std::vector", "line one  \nline two\\\nline three", "Setext\n===\n\nTwo\n---", "C:\\dir\\file", "x@ y", "HTTP 1.1",
+			"[label](https://good.example/x)", "[label](https://good.example), [b](https://a.ok.example).", "**[a](https://good.example)**",
+			"| [a](https://good.example) |",
+			"<https://good.example/x>", "[https://good.example](https://good.example)", "[**https://good.example**](https://good.example/x)",
+			"Unix /etc/hosts and ./run.sh",
+			"./run.sh\n../x", "//nolint:errcheck\n// comment\n/* x */", "=1 is no formula in Markdown", "evil.com is no link", "$x^2 + \\frac{a}{b}$",
+			"Wow! [brackets]", "a!b",
+			"{\"data\": 1, \"http\": null}", "data: x", "std::vector", "line one  \nline two\\\nline three", "Setext\n===\n\nTwo\n---",
+			"C:\\dir\\file", "x@ y", "HTTP 1.1",
 		}, everywhere...),
-		"Slack": {"*bold* _it_ ~gone~ `code`", "```a = b```", "- item\n- item", "&lt;b&gt; &amp; c", "<https://good.example/x|label>", "<https://good.example>", "&gt; quote", "=1", "😀 ❤️", "#general"},
-		"Plain": append([]string{"Dear customer,\n\nthanks.\n\n  Regards", "Write to help@good.example.", "good.example is ours", "(good.example)", "a < b", "1) x\n2) y"}, everywhere...),
+		"Slack": {"*bold* _it_ ~gone~ `code`", "```a = b```", "- item\n- item", "&lt;b&gt; &amp; c", "<https://good.example/x|label>",
+			"<https://good.example>", "&gt; quote", "=1", "😀 ❤️", "#general"},
+		"Plain": append([]string{"Dear customer,\n\nthanks.\n\n  Regards", "Write to help@good.example.", "good.example is ours", "(good.example)",
+			"a < b", "1) x\n2) y"}, everywhere...),
 		"Line": {
-			"", "A title", "bug/ui", "priority: high", "README.md", "node.js", "日本語", "👨‍👩‍👧", "C++", "fix(api): do x", "a & b", "x[0]", "Order #5 (urgent)",
+			"", "A title", "bug/ui", "priority: high", "README.md", "node.js", "日本語", "👨‍👩‍👧", "C++", "fix(api): do x", "a & b",
+			"x[0]", "Order #5 (urgent)",
 		},
 	}
 	for _, f := range formats {
@@ -126,6 +141,7 @@ func TestMarkdown(t *testing.T) {
 	t.Parallel()
 	requireExamples(t, harmless.Markdown, []example{
 		{"@user", "@·user"},
+		{"@@user", "@·@·user"},
 		{"mail a@b.co", "mail a·@·b.co"},
 		{"<img src=x>", "<·img src=x>"},
 		{"![a](https://good.example/x.png)", "!·[a](https://good.example/x.png)"},
@@ -146,6 +162,8 @@ func TestMarkdown(t *testing.T) {
 		{"a\r\nb\rc\u2028d", "a\nb\nc\nd"},
 		{"\U0001f3f4\U000e0067\U000e0062\U000e007f", "\U0001f3f4"},
 		{"https://good.example/?u=https://evil.com", "https://good.example/?u=https:·//evil.com"},
+		{"+https://good.example/", "+https:·//good.example/"},
+		{"[a](https://good.example/%2f) [a](https://good.example/%zz)", "[a](https://good.example/%2f) [a]·(https://good.example/%zz)"},
 		{"https://good.example。", "https:·//good.example。"},
 		{"https://good.example/。", "https://good.example/。"},
 	})
@@ -191,6 +209,7 @@ func TestPlain(t *testing.T) {
 		{"a\n - item\n\t@x", "a\n ·- item\n·\t·@·x"},
 		{"a\t=1", "a\t·=1"},
 		{"evil.com x.go good.example", "evil·.·com x.go good.example"},
+		{"good.example。com", "good·.·example。com"},
 		{"![a](x)", "!·[a]·(x)"},
 		{"help@good.example help@evil.com", "help@good.example help·@·evil·.·com"},
 	})
@@ -211,8 +230,10 @@ func TestLine(t *testing.T) {
 func TestLength(t *testing.T) {
 	t.Parallel()
 	texts := map[string]string{
-		"words": strings.Repeat("one two ", 300), "marks": strings.Repeat("@user <b> & ", 300), "entities": strings.Repeat("&", 900), "family": strings.Repeat("👨‍👩‍👧", 200),
-		"tower": strings.Repeat("a"+strings.Repeat("\u0301", 30), 60), "links": strings.Repeat("https://good.example/x ", 90), "lines": strings.Repeat("\n", 900) + "x",
+		"words": strings.Repeat("one two ", 300), "marks": strings.Repeat("@user <b> & ", 300), "entities": strings.Repeat("&", 900),
+		"family": strings.Repeat("👨‍👩‍👧", 200),
+		"tower":  strings.Repeat("a"+strings.Repeat("\u0301", 30), 60), "links": strings.Repeat("https://good.example/x ", 90),
+		"lines": strings.Repeat("\n", 900) + "x",
 		"bytes": strings.Repeat("\xff日", 400), "chain": strings.Repeat("👩\u200d", 400) + "👩",
 	}
 	for _, f := range formats {
@@ -238,7 +259,8 @@ func TestLength(t *testing.T) {
 	require.Equal(t, strings.Repeat("one two ", 4)+"one [cut]", within(harmless.Markdown, texts["words"], 42))
 	require.Equal(t, "one tw…", within(harmless.Plain, texts["words"], 7))
 	require.Equal(t, "👨‍👩‍👧…", within(harmless.Plain, texts["family"], 9), "an emoji of several is not cut through")
-	require.Equal(t, "<p>"+strings.Repeat("&amp;", 4)+" [cut]</p>", within(harmless.HTML, texts["entities"], 45), "neither is an escape nor a tag")
+	require.Equal(t, strings.Repeat("e\u0301", 3)+"…", within(harmless.Plain, strings.Repeat("e\u0301", 30), 8), "neither is a letter with its mark")
+	require.Equal(t, "<p>"+strings.Repeat("&amp;", 4)+" [cut]</p>", within(harmless.HTML, texts["entities"], 45), "nor an escape or a tag")
 	require.Equal(t, strings.Repeat("x", 40), within(harmless.Markdown, strings.Repeat("x", 40), 40), "what fits is whole")
 	for _, f := range formats[:4] {
 		require.Contains(t, f.make(strings.Repeat("word ", 10_000), harmless.Rules{}), "[cut]", "%s has a limit of its own", f.name)
@@ -247,19 +269,25 @@ func TestLength(t *testing.T) {
 
 func TestRulesThatAreNotWellMadeAllowNothing(t *testing.T) {
 	t.Parallel()
-	for _, links := range [][]string{nil, {""}, {"*"}, {"*."}, {"."}, {"*.example"}, {"https://good.example"}, {"GOOD.example"}, {"good.example."}, {"*good.example"}, {"*.good.example"}} {
+	for _, links := range [][]string{
+		nil, {""}, {"*"}, {"*."}, {"."}, {"*.example"}, {"https://good.example"}, {"GOOD.example"}, {"good.example."}, {"*good.example"}, {"*.good.example"},
+	} {
 		require.NotContains(t, harmless.Markdown("https://good.example/x", harmless.Rules{Links: links}), "://", links)
 	}
 }
 
 func TestCheckHost(t *testing.T) {
 	t.Parallel()
-	for _, pattern := range []string{"example.com", "*.example.com", "a.b-c.example.co.uk", "xn--bcher-kva.example", "github.io", "*.user.github.io", "wiki.internal", "*.corp.internal"} {
+	for _, pattern := range []string{
+		"example.com", "*.example.com", "a.b-c.example.co.uk", "xn--bcher-kva.example", "github.io", "*.user.github.io", "wiki.internal", "*.corp.internal",
+	} {
 		require.NoError(t, harmless.CheckHost(pattern), pattern)
 	}
 	for _, pattern := range []string{
-		"", "*", "*.", ".", "com", "*.com", "*.co.uk", "*.github.io", "localhost", "Example.com", "example.com.", ".example.com", "ex..com", "*.*.com", "a.*.com", "*example.com",
-		"https://example.com", "example.com/", "example.com:443", "user@example.com", "127.0.0.1", "1.2", "0x7f.1", "[::1]", "example.1com", "bücher.example", "ex ample.com", "a_b.com",
+		"", "*", "*.", ".", "com", "*.com", "*.co.uk", "*.github.io", "localhost", "Example.com", "example.com.", ".example.com", "ex..com",
+		"*.*.com", "a.*.com", "*example.com",
+		"https://example.com", "example.com/", "example.com:443", "user@example.com", "127.0.0.1", "1.2", "0x7f.1", "[::1]", "example.1com",
+		"bücher.example", "ex ample.com", "a_b.com",
 		"-a.com", "a-.com", "example.com\n", "exa\u2060mple.com", strings.Repeat("a", 64) + ".com", strings.Repeat("a.", 127) + "com",
 	} {
 		require.Error(t, harmless.CheckHost(pattern), pattern)

@@ -42,7 +42,7 @@ func (s *scanner) mark(r rune, size int) {
 // closeBracket deals with "]", which makes a link of what is before it by what is behind it.
 func (s *scanner) closeBracket() {
 	bracket := s.bracket
-	s.bracket = -1
+	s.bracket = -1 // the next "]" has another partner
 	switch s.next(1) {
 	case '(':
 		if end, ok := s.enclosed(s.at+len("]("), ')'); ok {

@@ -49,9 +49,19 @@ func good(host string) bool {
 	return host == "good.example" || strings.HasSuffix(host, ".ok.example") && host != ".ok.example"
 }
 
-// linkFault is what is wrong with the address of a link as a browser reads it, which takes a backslash for a slash and drops joiners.
+// browsed is the address as a browser reads it, which takes a backslash for a slash, drops joiners, and does not mind a bad escape behind the host.
+func browsed(address string) (*url.URL, error) {
+	address = strings.ReplaceAll(strings.ReplaceAll(address, joiner, ""), `\`, "/")
+	scheme, rest, found := strings.Cut(address, "://")
+	if at := strings.IndexAny(rest, "/?#"); found && at >= 0 {
+		address = scheme + "://" + rest[:at] + strings.ReplaceAll(rest[at:], "%", "_")
+	}
+	return url.Parse(address)
+}
+
+// linkFault is what is wrong with the address of a link.
 func linkFault(address string, plain bool) string {
-	parsed, err := url.Parse(strings.ReplaceAll(strings.ReplaceAll(address, joiner, ""), `\`, "/"))
+	parsed, err := browsed(address)
 	if err != nil {
 		return fmt.Sprintf("link to %q: %v", address, err)
 	}
@@ -99,8 +109,7 @@ func textFaults(out string) []string {
 func greedyFaults(out string) []string {
 	var found []string
 	for _, run := range greedyRE.FindAllString(out, -1) {
-		run = strings.ReplaceAll(strings.ReplaceAll(run, joiner, ""), `\`, "/")
-		parsed, err := url.Parse(strings.TrimRight(run, ".,;:!?)]}>\"'*_~|`"))
+		parsed, err := browsed(strings.TrimRight(strings.ReplaceAll(run, joiner, ""), ".,;:!?)]}>\"'*_~|`"))
 		if err == nil && (!good(parsed.Host) || parsed.Scheme != "https") && !strings.ContainsAny(parsed.Hostname(), "[]<>^|%") { // which no browser takes in a host
 			found = append(found, fmt.Sprintf("greedy link to %q", run))
 		}

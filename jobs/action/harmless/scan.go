@@ -262,7 +262,7 @@ func (s *scanner) slackLink() bool {
 	}
 	label := s.text[end+1 : end+1+length]
 	inside := s.style
-	inside.angled, inside.link = false, nil
+	inside.link = nil
 	s.writeLink(start, end, scanned(label, inside, s.allowed), end+1+length+1)
 	return true
 }
