@@ -141,6 +141,8 @@ func (h *house) event(automation uuid.UUID, body string, changes ...func(*db.Eve
 // settings of the workers that a test may change before they start.
 type settings struct {
 	lease, timeout time.Duration
+	actionTimeout  time.Duration
+	settle         time.Duration
 	sweep          time.Duration
 	breaker        llm.BreakerConfig
 	keys           map[string]tenants.Secret
@@ -151,7 +153,7 @@ type settings struct {
 func (h *house) work(change ...func(*settings)) *jobs.Worker {
 	h.t.Helper()
 	s := settings{
-		lease: 5 * time.Second, timeout: 20 * time.Second, sweep: 200 * time.Millisecond,
+		lease: 5 * time.Second, timeout: 20 * time.Second, actionTimeout: 3 * time.Second, sweep: 200 * time.Millisecond,
 		keys: map[string]tenants.Secret{"scripted": tenants.NewSecret("scripted-key-0001")},
 	}
 	for _, c := range change {
@@ -166,7 +168,7 @@ func (h *house) work(change ...func(*settings)) *jobs.Worker {
 			Providers: []llm.Provider{llm.NewScripted(llm.ProviderConfig{HTTP: door.Operator(s.timeout), BaseURL: h.provider.URL(), Now: time.Now})},
 			Breaker:   s.breaker, Timeout: s.timeout, Now: time.Now,
 		}),
-		Lease: s.lease, SweepEvery: s.sweep, PayloadRetention: 24 * time.Hour, ModelTimeout: s.timeout, ActionTimeout: 3 * time.Second,
+		Lease: s.lease, SweepEvery: s.sweep, PayloadRetention: 24 * time.Hour, ModelTimeout: s.timeout, ActionTimeout: s.actionTimeout, ActionSettle: s.settle,
 		RunWorkers: 8, ActionWorkers: 8, ShutdownTimeout: time.Second,
 	})
 	require.NoError(h.t, err)

@@ -177,7 +177,7 @@ func (r *Reviewer) edit(ctx context.Context, tx db.TenantTx, run db.Run, given j
 	was, err := outputOf(automation, run.Output, run.Output)
 	if err != nil {
 		// It is not the person's output that is at fault.
-		return nil, fmt.Errorf("read the output of run %s: %s", run.ID, err.Error()) //nolint:errorlint,err113 // as the comment says
+		return nil, fmt.Errorf("read the output of run %s: %s", run.ID, err.Error()) //nolint:err113 // as the comment says
 	}
 	before, err := readable(was)
 	if err != nil {

@@ -81,14 +81,14 @@ func places(faults []action.Fault) (places []string) {
 func TestGitHubLabels_WhatIsThereStays(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "github_labels")
-	first, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, "we look into it."))
+	first, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, "we look into it."))
 	require.NoError(t, err)
-	again, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, "we look into it."))
+	again, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, "we look into it."))
 	require.NoError(t, err)
 	require.Equal(t, first, again, "one that is there already is named as well")
 	require.Len(t, s.Effects(), 1)
 
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	for _, body := range []string{"", "a, , b"} { // an empty list would take all labels away
 		send.Effect.Body = []byte(body)
 		_, err = s.c.Do(t.Context(), send)
@@ -97,6 +97,6 @@ func TestGitHubLabels_WhatIsThereStays(t *testing.T) {
 	require.Len(t, s.Effects(), 1)
 
 	s.Script(scripted.VendorStep{Status: 200, Body: `[{"id": 1, "name": "another"}]`})
-	_, err = s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+	_, err = s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 	require.True(t, failure(t, err).Doubt, "an answer without the labels does not say that they were set")
 }

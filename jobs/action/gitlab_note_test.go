@@ -55,21 +55,21 @@ func TestGitLabNote_NoCommandIsGiven(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "gitlab_note")
 	for i, body := range []string{"/close", "  /close", "hello\n/close\n/merge", "x\r/close", "```\n/close", "/CLOSE now", "> q\n\n/assign @root\n/label ~bug"} {
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("%s%d", keyOne, i), body))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, fmt.Sprintf("%s%d", keyOne, i), body))
 		require.NoError(t, err)
 	}
 	for _, effect := range s.Effects() {
 		require.Equal(t, "note", effect.Kind, effect.Text)
 	}
 	s.Script(scripted.VendorStep{Status: 202, Body: `{"commands_changes": {}, "summary": ["Closed."]}`})
-	_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, plain))
+	_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, plain))
 	require.Equal(t, action.CodeRefused, failure(t, err).Code, "no note was made")
 }
 
 func TestGitLabNote_ReceiptAndLimits(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "gitlab_note")
-	receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.other, keyOne, plain))
+	receipt, err := s.c.Do(t.Context(), s.send(t, s.Case.Other, keyOne, plain))
 	require.NoError(t, err)
 	require.Equal(t, strings.TrimSuffix(s.base, "/api/v4")+"/acme/tools/shop/-/merge_requests/12#note_"+receipt.ID, receipt.URL)
 	require.Equal(t, "/api/v4/projects/acme%2Ftools%2Fshop/merge_requests/12/notes", s.Journal()[0].Path)
@@ -78,15 +78,15 @@ func TestGitLabNote_ReceiptAndLimits(t *testing.T) {
 	s.Script(scripted.VendorStep{Status: 429, Header: map[string]string{
 		"RateLimit-Reset": fmt.Sprint(now.Add(40 * time.Second).Unix()), "Date": now.Format(http.TimeFormat),
 	}})
-	_, err = s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, plain))
+	_, err = s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, plain))
 	require.Equal(t, 40*time.Second, failure(t, err).RetryAfter)
 
-	for _, gone := range []string{strings.Replace(s.case_.sample, `"12"`, `"404"`, 1), strings.Replace(s.case_.sample, "tools/shop", "missing", 1)} {
+	for _, gone := range []string{strings.Replace(s.Case.Sample, `"12"`, `"404"`, 1), strings.Replace(s.Case.Sample, "tools/shop", "missing", 1)} {
 		_, err = s.c.Do(t.Context(), s.send(t, gone, keyTwo, plain))
 		require.Equal(t, action.CodeNotFound, failure(t, err).Code)
 	}
 	s.Script(scripted.VendorStep{Status: 201, Body: `{}`})
-	_, err = s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, plain))
+	_, err = s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, plain))
 	require.Equal(t, action.CodeBroken, failure(t, err).Code, "what is not named was not made for sure")
 }
 
@@ -94,11 +94,11 @@ func TestGitLabNote_LooksUntilItKnows(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "gitlab_note")
 	finder, _ := s.c.(action.Finder)
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	made, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
 	for i := range 120 { // more than a page, and some of the first are not shown
-		other, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("%s%d", keyTwo, i), plain))
+		other, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, fmt.Sprintf("%s%d", keyTwo, i), plain))
 		require.NoError(t, err)
 		if i%10 == 0 {
 			s.Hide(other.ID)
@@ -141,7 +141,7 @@ func TestGitLabNote_FindsWhatItChanged(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "gitlab_note")
 	finder, _ := s.c.(action.Finder)
-	sample := strings.Replace(s.case_.sample, `{`, `{"update": true, `, 1)
+	sample := strings.Replace(s.Case.Sample, `{`, `{"update": true, `, 1)
 	receipt, err := s.c.Do(t.Context(), s.send(t, sample, keyOne, "first"))
 	require.NoError(t, err)
 	send := s.send(t, sample, keyTwo, "second")

@@ -72,7 +72,7 @@ func faulty(t *testing.T, kind, field string, values ...string) {
 	connector, _ := set.Get(kind)
 	for _, value := range values {
 		object := map[string]any{}
-		require.NoError(t, json.Unmarshal([]byte(vendors[kind].sample), &object))
+		require.NoError(t, json.Unmarshal([]byte(vendors[kind].Sample), &object))
 		object[field] = value
 		faults := set.Check(connector, written(t, object))
 		require.NotEmpty(t, faults, value)
@@ -103,7 +103,7 @@ func TestHelpDesksFillInNothing(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"hubspot_note", "intercom_reply", "zendesk_comment"} {
 		s := patient(t, kind)
-		send := s.send(t, s.case_.sample, keyOne, "Your {{ticket.requester.email}} {{{{a}} {%if x%} {{{b}}} [a](b) ![c] a < b & c")
+		send := s.send(t, s.Case.Sample, keyOne, "Your {{ticket.requester.email}} {{{{a}} {%if x%} {{{b}}} [a](b) ![c] a < b & c")
 		_, err := s.c.Do(t.Context(), send)
 		require.NoError(t, err)
 		text := s.Effects()[0].Text
@@ -114,7 +114,7 @@ func TestHelpDesksFillInNothing(t *testing.T) {
 		require.Contains(t, text, "a &lt; b &amp; c")
 
 		body, _ := json.Marshal(" \n\u200b ")
-		_, err = s.c.Prepare(params(t, s.c, json.RawMessage(strings.Replace(s.case_.sample, `"BODY"`, string(body), 1))), input())
+		_, err = s.c.Prepare(params(t, s.c, json.RawMessage(strings.Replace(s.Case.Sample, `"BODY"`, string(body), 1))), input())
 		require.Equal(t, action.CodeEmptyBody, failure(t, err).Code)
 	}
 }
@@ -125,7 +125,7 @@ func TestLongTextsAreCutToWhatTheTargetTakes(t *testing.T) {
 		s := patient(t, kind)
 		for _, piece := range []string{"<", "{", "日", "😀", "a b\n\n"} {
 			long := strings.Repeat(piece, 100_000)
-			_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, "x"+long))
+			_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, "x"+long))
 			require.NoError(t, err, "%s %s", kind, piece)
 		}
 	}
@@ -156,7 +156,7 @@ func TestLimitsOfTheServicesAreWaitedFor(t *testing.T) {
 			t.Parallel()
 			s := patient(t, c.kind)
 			s.Script(scripted.VendorStep{Status: c.status, Header: c.header, Body: c.body})
-			_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+			_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 			got := failure(t, err)
 			require.Equal(t, []any{action.Retry, c.code, c.doubt}, []any{got.Kind, got.Code, got.Doubt})
 			require.InDelta(t, c.wait, got.RetryAfter, float64(3*time.Second))
@@ -172,7 +172,7 @@ func TestAnswersThatNameNothing(t *testing.T) {
 		s := patient(t, kind)
 		for _, body := range []string{`{}`, `{"id": null}`, `{"id": "../../x y"}`, `{"note": {}}`, `{"audit": {"events": [{"id": 1, "type": "Change"}]}}`} {
 			s.Script(scripted.VendorStep{Status: http.StatusOK, Body: body, Act: true})
-			receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+			receipt, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 			require.Zero(t, receipt)
 			got := failure(t, err)
 			require.Equal(t, action.CodeBroken, got.Code, "%s %s", kind, body)
@@ -186,9 +186,9 @@ func TestAShownMarkCountsAtTheEndOnly(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"hubspot_note", "pagerduty_note"} {
 		s := patient(t, kind)
-		send := s.send(t, s.case_.sample, keyOne, plain)
+		send := s.send(t, s.Case.Sample, keyOne, plain)
 		finder, _ := s.c.(action.Finder)
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, "Ann wrote: [sluice:"+keyOne+"] and more"))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, "Ann wrote: [sluice:"+keyOne+"] and more"))
 		require.NoError(t, err)
 		found, err := finder.Find(t.Context(), send)
 		require.Nil(t, found)

@@ -33,10 +33,10 @@ func TestHubSpotNote_IsLookedForAmongAllNotesOfItsRecord(t *testing.T) {
 	s := patient(t, "hubspot_note")
 	const others = 620 // more than a page names, and many more than are read at once
 	for i := range others {
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("msg_%d", i), plain))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, fmt.Sprintf("msg_%d", i), plain))
 		require.NoError(t, err)
 	}
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	found, err := finder.Find(t.Context(), send)
 	require.NoError(t, err)
@@ -52,7 +52,7 @@ func TestHubSpotNote_IsLookedForAmongAllNotesOfItsRecord(t *testing.T) {
 func TestHubSpotNote_LookupThatIsCutOff(t *testing.T) {
 	t.Parallel()
 	s := patient(t, "hubspot_note")
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	_, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
@@ -65,7 +65,7 @@ func TestHubSpotNote_LookupThatIsCutOff(t *testing.T) {
 	require.Nil(t, found)
 	require.Equal(t, action.CodeLookup, failure(t, err).Code, "a note that is not shown may be ours")
 
-	endless := s.send(t, s.case_.sample, keyTwo, plain)
+	endless := s.send(t, s.Case.Sample, keyTwo, plain)
 	endless.Base = answering(t, 200, nil, `{"results": [], "paging": {"next": {"after": "1"}}}`)
 	found, err = finder.Find(t.Context(), endless)
 	require.Nil(t, found)
@@ -75,7 +75,7 @@ func TestHubSpotNote_LookupThatIsCutOff(t *testing.T) {
 func TestHubSpotNote_MarkSurvivesAnEditor(t *testing.T) {
 	t.Parallel()
 	s := patient(t, "hubspot_note")
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	for _, body := range []string{
 		`<div style=\"\" dir=\"auto\"><p>Thank you</p>\n<p>[sluice:` + keyOne + `]</p></div>`,

@@ -44,12 +44,12 @@ func TestIntercomReply_NoDoubtBeforeItIsSent(t *testing.T) {
 		{Reads: true, Cut: true}, {Reads: true, Hang: true},
 	} {
 		s.Script(step)
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 		require.False(t, failure(t, err).Doubt, step)
 	}
 	require.Empty(t, s.Effects())
 	s = patient(t, "intercom_reply")
-	send := s.send(t, s.case_.other, keyOne, plain)
+	send := s.send(t, s.Case.Other, keyOne, plain)
 	before := len(s.Journal())
 	_, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
@@ -61,7 +61,7 @@ func TestIntercomReply_OnlyWhatTheAnswerSaysIsTheReceipt(t *testing.T) {
 	s := patient(t, "intercom_reply")
 	s.Script(scripted.VendorStep{Status: 200, Act: true, Body: `{"id": "524",
 		"conversation_parts": {"conversation_parts": [{"id": "7", "author": {"type": "user", "id": "991267459"}}]}}`})
-	receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+	receipt, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 	require.NoError(t, err)
 	require.Equal(t, action.Receipt{Status: 200}, receipt, "the part of another is not ours")
 }

@@ -53,14 +53,14 @@ func TestJiraComment_IsADocumentOfTextAlone(t *testing.T) {
 		},
 		{`*b* h1. x "}]}`, `{"type":"doc","version":1,"content":[{"type":"paragraph","content":[{"type":"text","text":"*b* h1. x \"}]}"}]}]}`},
 	} {
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("%s%d", keyOne, i), c.body))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, fmt.Sprintf("%s%d", keyOne, i), c.body))
 		require.NoError(t, err)
 		var sent struct{ Body json.RawMessage }
 		journal := s.Journal()
 		require.NoError(t, json.Unmarshal([]byte(journal[len(journal)-1].Body), &sent))
 		require.JSONEq(t, c.document, string(sent.Body))
 	}
-	send := s.send(t, s.case_.sample, keyTwo, strings.Repeat("\U0001f600", 40000))
+	send := s.send(t, s.Case.Sample, keyTwo, strings.Repeat("\U0001f600", 40000))
 	_, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err, "what is too long is cut to what Jira takes, of which such a character is two")
 }
@@ -69,7 +69,7 @@ func TestJiraComment_CustomersSeeItIfToldSo(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "jira_comment")
 	for public, want := range map[string]bool{`{`: true, `{"public": false, `: true, `{"public": true, `: false} {
-		_, err := s.c.Do(t.Context(), s.send(t, strings.Replace(s.case_.sample, `{`, public, 1), keyOne, plain))
+		_, err := s.c.Do(t.Context(), s.send(t, strings.Replace(s.Case.Sample, `{`, public, 1), keyOne, plain))
 		require.NoError(t, err)
 		effects := s.Effects()
 		require.Equal(t, want, strings.Contains(effects[len(effects)-1].More["properties"], `{"key":"sd.public.comment","value":{"internal":true}}`), public)
@@ -79,18 +79,18 @@ func TestJiraComment_CustomersSeeItIfToldSo(t *testing.T) {
 func TestJiraComment_SaysWhereItIs(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "jira_comment")
-	receipt, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+	receipt, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 	require.NoError(t, err)
 	require.Equal(t, s.base+"/browse/SHOP-12", receipt.URL)
 
-	send := s.send(t, s.case_.sample, keyTwo, plain)
+	send := s.send(t, s.Case.Sample, keyTwo, plain)
 	send.Base = ""
 	_, err = s.c.Do(t.Context(), send)
 	require.Equal(t, action.CodeCredential, failure(t, err).Code, "there is no address that all sites share")
-	_, err = s.c.Do(t.Context(), s.send(t, strings.Replace(s.case_.sample, "SHOP-12", "GONE-1", 1), keyTwo, plain))
+	_, err = s.c.Do(t.Context(), s.send(t, strings.Replace(s.Case.Sample, "SHOP-12", "GONE-1", 1), keyTwo, plain))
 	require.Equal(t, action.CodeNotFound, failure(t, err).Code)
 	s.Script(scripted.VendorStep{Status: 201, Body: `{"id": "` + canary + `"}`})
-	_, err = s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, plain))
+	_, err = s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, plain))
 	require.True(t, failure(t, err).Doubt)
 }
 
@@ -98,12 +98,12 @@ func TestJiraComment_LooksUntilItKnows(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "jira_comment")
 	finder, _ := s.c.(action.Finder)
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	made, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
 	last := ""
 	for i := range 110 {
-		other, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("%s%d", keyTwo, i), plain))
+		other, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, fmt.Sprintf("%s%d", keyTwo, i), plain))
 		require.NoError(t, err)
 		last = other.ID
 	}
@@ -111,7 +111,7 @@ func TestJiraComment_LooksUntilItKnows(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, made.ID, found.ID, "it is on the second page")
 
-	unknown := s.send(t, s.case_.sample, "msg_unknown", plain)
+	unknown := s.send(t, s.Case.Sample, "msg_unknown", plain)
 	found, err = finder.Find(t.Context(), unknown)
 	require.NoError(t, err)
 	require.Nil(t, found)
@@ -143,7 +143,7 @@ func TestJiraComment_FindsWhatItChanged(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "jira_comment")
 	finder, _ := s.c.(action.Finder)
-	sample := strings.Replace(s.case_.sample, `{`, `{"update": true, `, 1)
+	sample := strings.Replace(s.Case.Sample, `{`, `{"update": true, `, 1)
 	receipt, err := s.c.Do(t.Context(), s.send(t, sample, keyOne, "first"))
 	require.NoError(t, err)
 	send := s.send(t, sample, keyTwo, "second")
@@ -173,7 +173,7 @@ func TestJiraAccount(t *testing.T) {
 		require.Equal(t, ok, account.Check(secret) == nil, secret)
 	}
 	s := serve(t, "jira_comment")
-	id, err := account.Test(t.Context(), action.Access{Secret: s.case_.secret, Base: s.base})
+	id, err := account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base})
 	require.NoError(t, err)
 	require.Equal(t, "5b10ac8d82e05b22cc7d4ef5", id.Actor, "as events name their user")
 	require.Error(t, action.New(devDoor()).CheckBase(account, ""))

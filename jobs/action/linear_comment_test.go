@@ -46,7 +46,7 @@ func TestLinearComment_Targets(t *testing.T) {
 func TestLinearComment_TheSecondAttemptHasTheReceiptOfTheFirst(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "linear_comment")
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	first, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
 	require.Regexp(t, `^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`, first.ID)
@@ -61,7 +61,7 @@ func TestLinearComment_TheSecondAttemptHasTheReceiptOfTheFirst(t *testing.T) {
 	require.NoError(t, err, "whatever Linear calls it: the comment with this id is ours")
 	require.Equal(t, first, again)
 
-	other := s.send(t, s.case_.sample, keyTwo, plain)
+	other := s.send(t, s.Case.Sample, keyTwo, plain)
 	s.Script(scripted.VendorStep{Status: 200, Body: refusal})
 	_, err = s.c.Do(t.Context(), other)
 	require.Equal(t, action.CodeRefused, failure(t, err).Code, "there is none, so it was refused")
@@ -110,27 +110,27 @@ func TestLinearComment_ErrorsOfGraphQL(t *testing.T) {
 	} {
 		body := fmt.Sprintf(`{"data": null, "errors": [{"message": %q, "extensions": {"type": %q, "code": %q}}]}`, canary, c.kind, c.code)
 		s.Script(scripted.VendorStep{Status: c.status, Header: c.header, Body: body})
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 		got := failure(t, err)
 		require.Equal(t, []any{c.want, c.wantCode, c.after, c.doubt}, []any{got.Kind, got.Code, got.RetryAfter, got.Doubt}, c)
-		hides(t, s.case_.secret, err)
+		hides(t, s.Case.Secret, err)
 	}
 	for _, body := range []string{`{"data": null}`, `{"data": {"commentCreate": {"success": false, "comment": {"id": "x"}}}}`, `{}`, `[]`} {
 		s.Script(scripted.VendorStep{Status: 200, Body: body})
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyOne, plain))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
 		got := failure(t, err)
 		require.Equal(t, action.CodeBroken, got.Code, body)
 		require.True(t, got.Doubt, body)
 	}
 	require.Empty(t, s.Effects())
-	_, err := s.c.Do(t.Context(), s.send(t, strings.Replace(s.case_.sample, "SHOP-12", "GONE-1", 1), keyOne, plain))
+	_, err := s.c.Do(t.Context(), s.send(t, strings.Replace(s.Case.Sample, "SHOP-12", "GONE-1", 1), keyOne, plain))
 	require.Equal(t, action.CodeRefused, failure(t, err).Code)
 }
 
 func TestLinearComment_UpdatesOnlyWhatIsThere(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "linear_comment")
-	sample := strings.Replace(s.case_.sample, `{`, `{"update": true, `, 1)
+	sample := strings.Replace(s.Case.Sample, `{`, `{"update": true, `, 1)
 	receipt, err := s.c.Do(t.Context(), s.send(t, sample, keyOne, "first"))
 	require.NoError(t, err)
 	send := s.send(t, sample, keyTwo, "second")

@@ -27,7 +27,7 @@ func TestPagerDutyNote_Target(t *testing.T) {
 func TestPagerDutyNote_SaysWhoWrites(t *testing.T) {
 	t.Parallel()
 	s := patient(t, "pagerduty_note")
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	_, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
 	require.Equal(t, "bot@acme.example", s.Journal()[0].Header.Get("From"))
@@ -46,7 +46,7 @@ func TestPagerDutyNote_LookupThatIsCutOff(t *testing.T) {
 	t.Parallel()
 	s := patient(t, "pagerduty_note")
 	finder, _ := s.c.(action.Finder)
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	for _, body := range []string{`{}`, `{"notes": null}`, `{"notes": [], "more": true}`} {
 		s.Script(scripted.VendorStep{Reads: true, Status: 200, Body: body})
 		found, err := finder.Find(t.Context(), send)

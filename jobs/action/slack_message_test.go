@@ -79,14 +79,14 @@ func TestSlackErrors(t *testing.T) {
 		require.Zero(t, receipt)
 		got := failure(t, err)
 		require.Equal(t, []any{want.Kind, want.Code, want.RetryAfter, want.Doubt}, []any{got.Kind, got.Code, got.RetryAfter, got.Doubt}, word)
-		hides(t, s.case_.secret, err)
+		hides(t, s.Case.Secret, err)
 	}
 	for _, answer := range []string{`{}`, `{"ok": "yes"}`, `{"ok": true}`, `{"ok": true, "ts": "` + canary + `"}`, `[]`, ``} {
 		s.Script(scripted.VendorStep{Status: 200, Body: answer})
 		_, err := s.c.Do(t.Context(), s.send(t, slackSample, keyOne, plain))
 		require.Equal(t, action.CodeBroken, failure(t, err).Code, answer)
 		require.True(t, failure(t, err).Doubt, answer)
-		hides(t, s.case_.secret, err)
+		hides(t, s.Case.Secret, err)
 	}
 	require.Empty(t, s.Effects())
 }
@@ -226,7 +226,7 @@ func TestSlackAccount(t *testing.T) {
 		hides(t, bad, err)
 	}
 	s := serve(t, "slack_message")
-	access := action.Access{Secret: s.case_.secret, Base: s.base}
+	access := action.Access{Secret: s.Case.Secret, Base: s.base}
 	id, err := account.Test(t.Context(), access)
 	require.NoError(t, err)
 	require.Equal(t, action.Identity{Actor: "U0SLUICE", Note: "the workspace Acme"}, id)

