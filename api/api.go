@@ -85,6 +85,7 @@ func New(deps Deps) *API {
 	a.registerResolve()
 	a.registerScores()
 	a.registerSources()
+	a.registerConnectors()
 	a.registerTenants()
 	a.registerTrials()
 	a.registerUsage()

@@ -161,9 +161,10 @@ const (
 
 func actionMoments(runID string, a Action) []Moment {
 	what, detail := "action.intended", "The effect is to be made."
-	if a.State == db.ActionWithheld {
+	switch a.State {
+	case db.ActionWithheld:
 		what, detail = "action.withheld", "The effect is kept to be shown, and is never sent."
-	} else if a.State == db.ActionProposed {
+	case db.ActionProposed:
 		what, detail = actionProposed, proposedDetail
 	}
 	moments := []Moment{{At: a.CreatedAt, What: what, RunID: runID, ActionID: a.ID, Detail: detail}}

@@ -71,11 +71,9 @@ func reviewMoment(runID string, v Review) Moment {
 // exactJSON is any JSON as it came: no number of it is rounded.
 type exactJSON struct{ raw json.RawMessage }
 
-// UnmarshalJSON keeps the JSON as it came; null is as if it were left out.
+// UnmarshalJSON keeps the JSON as it came.
 func (e *exactJSON) UnmarshalJSON(text []byte) error {
-	if string(text) != "null" {
-		e.raw = bytes.Clone(text)
-	}
+	e.raw = bytes.Clone(text)
 	return nil
 }
 
@@ -87,9 +85,9 @@ type reviewInput struct {
 
 	ID   string `path:"id" doc:"run_..."`
 	Body struct {
-		Verdict string    `json:"verdict" enum:"approve,reject"`
-		Output  exactJSON `json:"output,omitempty" doc:"with approve: what is to be posted in place of the run's output, as the automation's output_schema wants it, or a text where it has none"`
-		Note    string    `json:"note,omitempty" maxLength:"2000" doc:"why, for others"`
+		Verdict string     `json:"verdict" enum:"approve,reject"`
+		Output  *exactJSON `json:"output,omitempty" doc:"with approve: what is to be posted in place of the run's output, as the automation's output_schema wants it, or a text where it has none"`
+		Note    string     `json:"note,omitempty" maxLength:"2000" doc:"why, for others"`
 	}
 }
 
@@ -128,13 +126,13 @@ func (a *API) runReview(ctx context.Context, in *reviewInput) (*runFullOutput, e
 
 // editedOutput is the output that came with a verdict, nil for none, or what is wrong with it whatever the automation is.
 func editedOutput(in *reviewInput) (json.RawMessage, error) {
-	raw := in.Body.Output.raw
 	if strings.ContainsRune(in.Body.Note, 0) {
 		return nil, invalidAt("body.note", "expected a text without NUL characters")
 	}
-	if raw == nil {
+	if in.Body.Output == nil {
 		return nil, nil
 	}
+	raw := in.Body.Output.raw
 	if in.Body.Verdict == db.VerdictReject {
 		return nil, invalidAt("body.output", "expected with approve only: nothing is sent of a run that is rejected")
 	}

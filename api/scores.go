@@ -14,7 +14,7 @@ import (
 	"sluice/tenants"
 )
 
-// Score is what people said of an automation's outputs: of those of one version, and of all others that behave as it does.
+// Score is what people said of an automation's outputs: of those of one version, and of all others that behave as it does, on events of its endpoint.
 type Score struct {
 	AutomationID string `json:"automation_id"`
 	Version      int    `json:"version"`
@@ -121,15 +121,15 @@ func (a *API) automationScore(ctx context.Context, in *scoreInput) (*scoreOutput
 			}
 			spec = v.Spec
 		}
-		out.Body, err = scoreRead(ctx, tx, id, in.Version, in.Last, barOf(spec))
+		out.Body, err = scoreRead(ctx, tx, row, in.Version, in.Last, barOf(spec))
 		return err
 	})
 	return out, err
 }
 
 // scoreRead reads a version's score; bar is nil where it asks for nothing.
-func scoreRead(ctx context.Context, tx db.TenantTx, id uuid.UUID, version, last int, bar *automations.PromoteSpec) (Score, error) {
-	out := Score{AutomationID: tenants.FormatID(tenants.AutomationPrefix, id), Version: version, Last: last, ByVersion: []VersionScore{}}
+func scoreRead(ctx context.Context, tx db.TenantTx, a db.Automation, version, last int, bar *automations.PromoteSpec) (Score, error) {
+	out := Score{AutomationID: tenants.FormatID(tenants.AutomationPrefix, a.ID), Version: version, Last: last, ByVersion: []VersionScore{}}
 	reviews := 0
 	if bar != nil {
 		reviews = bar.Reviews
@@ -139,7 +139,7 @@ func scoreRead(ctx context.Context, tx db.TenantTx, id uuid.UUID, version, last 
 	} else if out.Last == 0 {
 		out.Last = scoreLast
 	}
-	rows, err := tx.ScoreList(ctx, id, version)
+	rows, err := tx.ScoreList(ctx, a, version)
 	if err != nil {
 		return out, err
 	}
@@ -150,7 +150,7 @@ func scoreRead(ctx context.Context, tx db.TenantTx, id uuid.UUID, version, last 
 			out.ScoreCounts = out.plus(one.ScoreCounts)
 		}
 	}
-	verdicts, err := tx.VerdictList(ctx, id, version, max(out.Last, reviews))
+	verdicts, err := tx.VerdictList(ctx, db.VerdictAsk{AutomationID: a.ID, EndpointID: a.EndpointID, Version: version, Limit: max(out.Last, reviews)})
 	if err != nil {
 		return out, err
 	}
@@ -181,11 +181,15 @@ func mayGoLive(ctx context.Context, tx db.TenantTx, id uuid.UUID, v automationVa
 	if v.spec.Mode != automations.ModeLive {
 		return nil
 	}
+	behaviour, err := tx.Behaviour(ctx, v.stored)
+	if err != nil {
+		return err
+	}
 	for _, bar := range []*automations.PromoteSpec{v.spec.Promote, barOf(replaced)} {
 		if bar == nil {
 			continue
 		}
-		verdicts, err := tx.VerdictListOf(ctx, id, db.Behaviour(v.stored), bar.Reviews)
+		verdicts, err := tx.VerdictList(ctx, db.VerdictAsk{AutomationID: id, EndpointID: v.endpointID, Behaviour: behaviour, Limit: bar.Reviews})
 		if err != nil {
 			return err
 		}

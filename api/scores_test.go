@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -135,6 +137,30 @@ func TestBarForGoingLive(t *testing.T) {
 		s.patch(id, map[string]any{"prompt": map[string]any{"user": "x"}, "mode": "review"}).is(200)
 		s.patch(id, live).refused(409, refused)
 	})
+	t.Run("numbers that are written in another way are the same", func(t *testing.T) {
+		t.Parallel()
+		s := newShop(t)
+		body, err := json.Marshal(s.spec(map[string]any{"promote": bar, "output_schema": "SCHEMA"}))
+		require.NoError(t, err)
+		schema := `{"type": "object", "properties": {"reply": {"type": "string", "maxLength": 1e2}}}`
+		id := s.call(s.of.editor, "POST", "/v1/automations", strings.Replace(string(body), `"SCHEMA"`, schema, 1)).is(201).text("id")
+		s.reviewed(id, 1, "approve", "approve", "approve")
+		s.patch(id, map[string]any{"name": "renamed"}).is(200) // merged with what the database made of 1e2
+		require.InDelta(t, 3, s.score(id, "").get("reviews"), 0)
+		s.patch(id, live).is(200)
+	})
+	t.Run("verdicts are of events of the endpoint", func(t *testing.T) {
+		t.Parallel()
+		s := newShop(t)
+		id := s.make(map[string]any{"promote": bar})
+		s.reviewed(id, 1, "approve", "approve", "approve")
+		other := s.bundle.endpoint(s.of).text("id")
+		s.patch(id, map[string]any{"endpoint_id": other, "mode": "live"}).refused(409, refused)
+		s.patch(id, map[string]any{"endpoint_id": other}).is(200)
+		require.InDelta(t, 0, s.score(id, "").get("reviews"), 0)
+		s.patch(id, live).refused(409, refused)
+		s.patch(id, map[string]any{"endpoint_id": s.endpoint, "mode": "live"}).is(200)
+	})
 	t.Run("taking the bar away is a change of its own", func(t *testing.T) {
 		t.Parallel()
 		s := newShop(t)
@@ -164,4 +190,36 @@ func TestDemotionIsTakenUpByTheDoor(t *testing.T) {
 		return err
 	}))
 	require.Eventually(t, func() bool { return mode() == "review" }, workedMax, workedMax/1000)
+}
+
+func TestTrustOfAnAutomationIsCheckedAndShown(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	trust := map[string]any{
+		"review":  map[string]any{"expires_minutes": 30, "on_expiry": "approve"},
+		"promote": map[string]any{"reviews": 20, "pass_rate": 0.9},
+		"demote":  map[string]any{"runs": 20, "failure_rate": 0.1},
+	}
+	id := s.make(trust)
+	read := s.patch(id, map[string]any{"name": "renamed"}).is(200)
+	require.InDelta(t, 30, read.get("review.expires_minutes"), 0)
+	require.Equal(t, "approve", read.get("review.on_expiry"))
+	require.InDelta(t, 20, read.get("promote.reviews"), 0)
+	require.InDelta(t, 0.9, read.get("promote.pass_rate"), 0)
+	require.InDelta(t, 20, read.get("demote.runs"), 0)
+	require.InDelta(t, 0.1, read.get("demote.failure_rate"), 0)
+	faults := s.patch(id, map[string]any{
+		"review":  map[string]any{"expires_minutes": 43201, "on_expiry": "wait"},
+		"promote": map[string]any{"reviews": 0, "pass_rate": 1.1},
+		"demote":  map[string]any{"runs": 4, "failure_rate": 1},
+	}).refused(422, "input.invalid").faults()
+	for _, place := range []string{
+		"body.review.expires_minutes", "body.review.on_expiry", "body.promote.reviews", "body.promote.pass_rate", "body.demote.runs", "body.demote.failure_rate",
+	} {
+		require.Contains(t, faults, place)
+	}
+	none := s.patch(id, map[string]any{"review": nil, "promote": nil, "demote": nil}).is(200)
+	require.Nil(t, none.get("review"))
+	require.Nil(t, none.get("promote"))
+	require.Nil(t, none.get("demote"))
 }

@@ -358,7 +358,9 @@ func (a *API) trialMerged(ctx context.Context, tx db.TenantTx, row db.Automation
 	if err != nil {
 		return v, err
 	}
-	if !bytes.Equal(db.Behaviour(v.stored), onTrial.Behaviour) {
+	if behaviour, err := tx.Behaviour(ctx, v.stored); err != nil {
+		return v, err
+	} else if !bytes.Equal(behaviour, onTrial.Behaviour) {
 		return v, conflict("trial.outdated", "The version in service writes something else than when the trial began, so that the trial was not of what would be put into "+
 			"service. End it, and start another one.")
 	}

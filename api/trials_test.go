@@ -36,6 +36,7 @@ func TestTrialRunsBesideWhatIsInService(t *testing.T) {
 	for range events {
 		runs := s.runs("done")
 		require.Len(t, runs, 2)
+		require.ElementsMatch(t, []string{"live", "shadow"}, []string{runs[0].text("mode"), runs[1].text("mode")})
 		for _, run := range runs {
 			if run.text("mode") == "shadow" {
 				state, _ := actionBody(run)
@@ -153,4 +154,36 @@ func TestTrialOfSomethingElseIsNotPromoted(t *testing.T) {
 	require.Nil(t, s.call(s.of.viewer, "GET", "/v1/automations/"+id, nil).get("trial_version"))
 	s.trial(id, map[string]any{"model": "scripted/chat-echo-1"}).is(201)
 	s.call(s.of.editor, "POST", path+"/promote", map[string]any{}).is(200)
+}
+
+func TestTrialIsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.endpoint = s.call(s.of.editor, "POST", "/v1/endpoints", map[string]any{"name": "g", "source": "github", "settings": map[string]any{"order": "serial"}}).
+		is(201).text("id")
+	id := s.make(map[string]any{"mode": "live"})
+	s.trial(id, map[string]any{"over_limit": "hold"}).is(201)
+	s.call(s.operator, "PUT", "/v1/tenants/"+s.of.id+"/limits", map[string]any{"events_per_hour": map[string]any{"hard": 1}}).is(200)
+	seen := func(event string) (live, trial map[string]any) {
+		for _, row := range s.call(s.of.viewer, "GET", "/v1/runs?event_id="+event, nil).is(200).rows() {
+			if row["mode"] == "shadow" {
+				trial = row
+			} else {
+				live = row
+			}
+		}
+		return live, trial
+	}
+	live, trial := seen(s.event(s.of, s.endpoint))
+	require.Equal(t, "serial", live["order"])
+	require.Nil(t, trial["order"], "the run in service never waits for it")
+	live, trial = seen(s.event(s.of, s.endpoint))
+	require.Equal(t, "held", live["status"])
+	require.Equal(t, "skipped", trial["status"])
+	require.Equal(t, "limit.events_per_hour", trial["reason"])
+	s.patch(id, map[string]any{"enabled": false}).is(200)
+	require.Eventually(t, func() bool {
+		live, trial := seen(s.event(s.of, s.endpoint))
+		return live == nil && trial == nil
+	}, workedMax, workedMax/1000, "a disabled automation has no trial runs either")
 }

@@ -100,13 +100,11 @@ func TestDemotionHappensOnceAndIsTold(t *testing.T) {
 	rule := map[string]any{"demote": map[string]any{"runs": 5, "failure_rate": 0.2}}
 	id := h.automation(rule)
 	h.live(id, "yynn")
-	done := make(chan error)
-	const workers = 4
-	for range workers {
-		go func() { done <- jobs.DemoteOnce(t.Context(), h.base.Worker) }()
-	}
-	for range workers {
-		require.NoError(t, <-done)
+	const workers = 3
+	for _, err := range h.together(`select from sluice.automations where id = $1 for update`, id, workers, func(int) error {
+		return jobs.DemoteOnce(t.Context(), h.base.Worker)
+	}) {
+		require.NoError(t, err)
 	}
 	mode, version := h.serving(id)
 	require.Equal(t, "review", mode)

@@ -352,7 +352,7 @@ func TestHowMuchAnEditChanges(t *testing.T) {
 	}
 }
 
-// TestReviewersAtTheSameMoment lets all of them begin before one can end: each waits for a lock that the test holds.
+// TestReviewersAtTheSameMoment lets all of them begin before one can end.
 func TestReviewersAtTheSameMoment(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
@@ -360,32 +360,42 @@ func TestReviewersAtTheSameMoment(t *testing.T) {
 	worker := h.work()
 	h.inReview(id)
 	require.NoError(t, worker.Stop(t.Context()))
-	lock, err := h.base.Owner.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = lock.Exec(t.Context(), `select from sluice.runs where id = $1 for update`, id)
-	require.NoError(t, err)
-	const reviewers = 3
-	answers := make(chan error)
-	for i := range reviewers {
-		v := []jobs.Verdict{approval(), rejection(), approval()}[i]
-		go func() {
-			answers <- h.base.DB.Tenant(t.Context(), h.tenant, func(tx db.TenantTx) error { return h.reviewer().Decide(t.Context(), tx, id, v) })
-		}()
-	}
-	require.Eventually(t, func() bool {
-		var waiting int
-		require.NoError(t, h.base.Owner.QueryRow(t.Context(),
-			`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting))
-		return waiting == reviewers
-	}, waitMax, waitMax/1000)
-	require.NoError(t, lock.Rollback(t.Context()))
+	verdicts := []jobs.Verdict{approval(), rejection(), approval()}
 	won := 0
-	for range reviewers {
-		if err := <-answers; err != nil {
+	for _, err := range h.together(`select from sluice.runs where id = $1 for update`, id, len(verdicts), func(i int) error {
+		return h.base.DB.Tenant(t.Context(), h.tenant, func(tx db.TenantTx) error { return h.reviewer().Decide(t.Context(), tx, id, verdicts[i]) })
+	}) {
+		if err != nil {
 			requireFault(t, err, "review.decided")
 		} else {
 			won++
 		}
 	}
 	require.Equal(t, 1, won)
+}
+
+// together does something n times at once, while the test holds a lock that each of them needs, and lets go when all of them wait for it.
+func (h *house) together(lock string, id uuid.UUID, n int, do func(i int) error) []error {
+	h.t.Helper()
+	holding, err := h.base.Owner.Begin(h.t.Context())
+	require.NoError(h.t, err)
+	defer func() { _ = holding.Rollback(context.WithoutCancel(h.t.Context())) }()
+	_, err = holding.Exec(h.t.Context(), lock, id)
+	require.NoError(h.t, err)
+	answers := make(chan error, n)
+	for i := range n {
+		go func() { answers <- do(i) }()
+	}
+	require.Eventually(h.t, func() bool {
+		var waiting int
+		require.NoError(h.t, h.base.Owner.QueryRow(h.t.Context(),
+			`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting))
+		return waiting == n
+	}, waitMax, waitMax/1000)
+	require.NoError(h.t, holding.Rollback(h.t.Context()))
+	out := make([]error, n)
+	for i := range n {
+		out[i] = <-answers
+	}
+	return out
 }
