@@ -49,11 +49,15 @@ const (
 
 // versionInsert keeps what an automation says at a version. by is uuid.Nil where a rule made it.
 func (tx TenantTx) versionInsert(ctx context.Context, id uuid.UUID, version int, spec json.RawMessage, draft string, by uuid.UUID) error {
-	a := args{"automation_id": id, "version": version, "spec": spec, "behaviour": Behaviour(spec), "draft": draft, "created_by": nil}
+	behaviour, err := tx.Behaviour(ctx, spec)
+	if err != nil {
+		return err
+	}
+	a := args{"automation_id": id, "version": version, "spec": spec, "behaviour": behaviour, "draft": draft, "created_by": nil}
 	if by != uuid.Nil {
 		a["created_by"] = by
 	}
-	_, err := run(ctx, tx.tx, automationVersionInsertSQL, tx.with(a))
+	_, err = run(ctx, tx.tx, automationVersionInsertSQL, tx.with(a))
 	return err
 }
 

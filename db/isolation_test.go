@@ -190,6 +190,9 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 		if _, err := tx.ActionsClaim(ctx, []uuid.UUID{p.action}, 60e9); err != nil {
 			return err
 		}
+		if err := tx.ReviewInsert(ctx, db.Review{RunID: p.run, Verdict: db.VerdictApprove}); err != nil {
+			return err
+		}
 		_, err = tx.Once(ctx, "key-1", []byte("hash"), func() ([]byte, error) { return []byte(`{"secret":"canary-answer"}`), nil })
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/google/uuid"
 )
@@ -34,28 +35,44 @@ select v.version, coalesce(v.spec ->> 'mode', 'shadow') as mode, coalesce(` + au
     count(*) filter (where r.by_key is null) as expired
 from sluice.reviews r
 join sluice.automation_versions v on v.tenant_id = @tenant_id and v.automation_id = r.automation_id and v.version = r.automation_version
+join sluice.runs u on u.tenant_id = @tenant_id and u.id = r.run_id and u.endpoint_id = @endpoint_id
 where r.tenant_id = @tenant_id and r.automation_id = @automation_id
 group by v.tenant_id, v.automation_id, v.version order by v.version desc`
 
-// ScoreList reads the scores of all versions of an automation that have been reviewed, newest first, beside a version.
-func (tx TenantTx) ScoreList(ctx context.Context, id uuid.UUID, version int) ([]Score, error) {
-	return many[Score](ctx, tx.tx, scoreListSQL, tx.with(args{"automation_id": id, "version": version, "behaviour": nil}))
+// ScoreList reads the scores of all versions of an automation that have been reviewed, newest first, beside a version. Only verdicts on events of the
+// endpoint that it is at now count: other events are other work.
+func (tx TenantTx) ScoreList(ctx context.Context, a Automation, version int) ([]Score, error) {
+	return many[Score](ctx, tx.tx, scoreListSQL, tx.with(args{"automation_id": a.ID, "endpoint_id": a.EndpointID, "version": version, "behaviour": nil}))
 }
 
 const verdictListSQL = `
 select r.verdict = 'approve' and r.output is null as passed
 from sluice.reviews r
 join sluice.automation_versions v on v.tenant_id = @tenant_id and v.automation_id = r.automation_id and v.version = r.automation_version
+join sluice.runs u on u.tenant_id = @tenant_id and u.id = r.run_id and u.endpoint_id = @endpoint_id
 where r.tenant_id = @tenant_id and r.automation_id = @automation_id and r.by_key is not null and ` + automationBehaved + `
 order by r.at desc, r.run_id desc limit @limit`
 
-// VerdictList reads the last verdicts of people on the outputs of a version, and of all others that behave as it does, newest first: whether they
-// approved the output as it was.
-func (tx TenantTx) VerdictList(ctx context.Context, id uuid.UUID, version, limit int) ([]bool, error) {
-	return values[bool](ctx, tx.tx, verdictListSQL, tx.with(args{"automation_id": id, "version": version, "behaviour": nil, "limit": limit}))
+// VerdictAsk says which verdicts are meant: those on events of an endpoint, of a version of an automation and of all others that behave as it does; or, with
+// version 0, of a behaviour that may have no version yet.
+type VerdictAsk struct {
+	AutomationID, EndpointID uuid.UUID
+	Version                  int
+	Behaviour                []byte
+	Limit                    int
 }
 
-// VerdictListOf is VerdictList of a behaviour that may have no version yet.
-func (tx TenantTx) VerdictListOf(ctx context.Context, id uuid.UUID, behaviour []byte, limit int) ([]bool, error) {
-	return values[bool](ctx, tx.tx, verdictListSQL, tx.with(args{"automation_id": id, "version": 0, "behaviour": behaviour, "limit": limit}))
+// VerdictList reads the last verdicts of people, newest first: whether they approved the output as it was.
+func (tx TenantTx) VerdictList(ctx context.Context, v VerdictAsk) ([]bool, error) {
+	return values[bool](ctx, tx.tx, verdictListSQL, tx.with(args{
+		"automation_id": v.AutomationID, "endpoint_id": v.EndpointID, "version": v.Version, "behaviour": v.Behaviour, "limit": v.Limit,
+	}))
+}
+
+const behaviourSQL = `select @spec::jsonb`
+
+// Behaviour is Behaviour of a spec as the database keeps it: it writes a number in one way, of the many that there are.
+func (tx TenantTx) Behaviour(ctx context.Context, spec json.RawMessage) ([]byte, error) {
+	kept, err := value[json.RawMessage](ctx, tx.tx, behaviourSQL, args{"spec": spec})
+	return Behaviour(kept), err
 }

@@ -141,3 +141,7 @@ begin
     delete from sluice.rates where tenant_id = erased;
     perform set_config('sluice.tenant_id', '', true);
 end $$;
+
+alter table sluice.prices disable trigger price_kept;
+delete from sluice.prices where id in (9041, 9042);
+alter table sluice.prices enable trigger price_kept;

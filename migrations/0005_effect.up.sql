@@ -279,3 +279,8 @@ begin
     delete from sluice.rates where tenant_id = erased;
     perform set_config('sluice.tenant_id', '', true);
 end $$;
+
+-- Prices of the scripted provider's model that obeys everything.
+insert into sluice.prices values
+    (9041, 'scripted', 'obey-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice'),
+    (9042, 'scripted', 'chat-obey-1', 0, '2020-01-01T00:00:00Z', null, 1000000, 100000, 1250000, 2000000, 5000000, 'sluice');

@@ -232,6 +232,8 @@ func providerText(ask providerAsk, c ProviderControl) (string, providerStop) {
 		text = c.Answer
 	}
 	switch c.Mode {
+	case ModeObey:
+		text = providerObeyed(ask.schema, ask.prompt)
 	case ModeRefuse:
 		text, stop = "I can't help with that.", stopRefused
 	case ModeBadJSON:

@@ -47,6 +47,8 @@ const (
 	// ModeStorm is ModeRateLimit for the first 20 requests in this mode and ModeOK from then on. As a control it is ModeRateLimit for as many
 	// requests as times says, and begins anew.
 	ModeStorm ProviderMode = "storm"
+	// ModeObey carries out what the prompt's data order, and repeats all of it: see provider_obey.go. Billed.
+	ModeObey ProviderMode = "obey"
 	// ModeRateLimit, ModeQuota, ModeOverloaded, ModeError500 and ModeUnauthorized are errors, in each protocol's own form.
 	ModeRateLimit    ProviderMode = "rate_limit"
 	ModeQuota        ProviderMode = "quota"
@@ -70,6 +72,7 @@ var providerModels = []providerModel{
 	{"flap-1", ModeFlap},
 	{"garbage-1", ModeBadJSON},
 	{"hang-1", ModeHang},
+	{"obey-1", ModeObey},
 	{"overloaded-1", ModeOverloaded},
 	{"quota-1", ModeQuota},
 	{"rate-limit-1", ModeRateLimit},

@@ -20,7 +20,7 @@ import (
 // A Vendor is the API of a service that actions write to: GitHub, Zendesk, Slack. It checks requests the way the service documents that it does, keeps
 // what was written, and keeps a journal. What the services have in common stands here; a file each says what one of them answers.
 //
-// Two paths are its own, as those of Target: POST /_control with {"steps": [VendorStep, ...]} and GET /_journal.
+// Three paths are its own, as those of Target: POST /_control with {"steps": [VendorStep, ...], "token": "..."}, GET /_journal, and GET / that says so.
 //
 // It is safe for concurrent use.
 type Vendor struct {
@@ -95,7 +95,17 @@ func newVendor(name, token string, now func() time.Time) *Vendor {
 	v.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		vendorJSON(w, http.StatusNotFound, map[string]any{"message": "Not Found"})
 	})
+	v.mux.HandleFunc("GET /{$}", v.help)
 	return v
+}
+
+func (v *Vendor) help(w http.ResponseWriter, _ *http.Request) {
+	vendorJSON(w, http.StatusOK, map[string]any{
+		"what":    "a scripted " + v.name + ": it takes requests as the service does, keeps what was written, and answers with faults on demand",
+		"control": `POST /_control {"steps": [{"status": 503, "retry_after": "3"}, {"act": true, "cut": true}]}: the answers to the next requests that write`,
+		"token":   `POST /_control {"token": "another"}: the credential that is taken from here on, so that the one before is refused`,
+		"journal": "GET /_journal: the requests, and the effects that they made",
+	})
 }
 
 // Name is that of the service.

@@ -55,8 +55,9 @@ func githubTarget(r *http.Request) string {
 
 func (githubIssues) show(e VendorEffect) map[string]any {
 	id, _ := strconv.ParseInt(e.ID, 10, 64)
+	repo, issue, _ := strings.Cut(e.Target, "#")
 	return map[string]any{
-		"id": id, "body": e.Text, "html_url": "https://github.com/x/y/issues/1#issuecomment-" + e.ID, "user": map[string]any{"login": "sluice-bot"},
+		"id": id, "body": e.Text, "html_url": "https://github.com/" + repo + "/issues/" + issue + "#issuecomment-" + e.ID, "user": map[string]any{"login": "sluice-bot"},
 		"created_at": e.At.Format(time.RFC3339), "updated_at": e.At.Format(time.RFC3339),
 	}
 }

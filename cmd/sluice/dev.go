@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -44,6 +45,7 @@ const (
 	devAPIPort    = 8080
 	devMetrics    = 9090
 	devTargetPort = 8787
+	devGitHubPort = 8788
 	devLease      = 6 * time.Second
 	leaseDefault  = 30 * time.Second
 )
@@ -65,6 +67,7 @@ type dev struct {
 	cluster  *embedded.Cluster
 	provider *scripted.Provider
 	target   *scripted.Target
+	github   *scripted.Vendor
 	env      devEnv
 	// earlier is what the last start told.
 	earlier devEnv
@@ -203,7 +206,7 @@ func ensureDatabase(ctx context.Context, server, name string) error {
 	return nil
 }
 
-// startStandIns starts the scripted model provider and the target of the demo's callbacks.
+// startStandIns starts the scripted model provider, the target of the demo's callbacks, and a scripted GitHub to comment at.
 func (d *dev) startStandIns(ctx context.Context) error {
 	var err error
 	d.provider, err = scripted.NewProvider(scripted.ProviderConfig{JournalPath: filepath.Join(d.command.Dir, devProvider), Now: time.Now})
@@ -223,6 +226,13 @@ func (d *dev) startStandIns(ctx context.Context) error {
 	}
 	d.config.ScriptedURL = d.provider.URL()
 	d.env.ProviderURL, d.env.Model = d.provider.URL(), devModel
+	// What a credential was told of the last start stays true: the same token, and the same address where it is free.
+	d.env.GitHubToken = cmp.Or(d.earlier.GitHubToken, "ghp_"+randomHex())
+	d.github = scripted.NewGitHubIssues(d.env.GitHubToken, time.Now)
+	d.onStop(func(context.Context) { _ = d.github.Close() })
+	if d.env.GitHubAPIURL, err = d.github.Listen(freePort(ctx, "127.0.0.1", portOf(d.earlier.GitHubAPIURL, devGitHubPort))); err != nil {
+		return fmt.Errorf("start the scripted GitHub: %w", err)
+	}
 	return nil
 }
 

@@ -101,9 +101,41 @@ func (d *dev) goOn(ctx context.Context, earlier devEnv) error {
 	d.env = earlier
 	d.env.URL, d.env.MetricsURL, d.env.Model, d.env.OwnerDatabaseURL = now.URL, now.MetricsURL, now.Model, now.OwnerDatabaseURL
 	d.env.TargetURL, d.env.ProviderURL = now.TargetURL, now.ProviderURL
+	d.env.GitHubAPIURL, d.env.GitHubToken = now.GitHubAPIURL, now.GitHubToken
 	d.env.StripeURL, d.env.GitHubURL = moved(earlier.StripeURL, now.URL), moved(earlier.GitHubURL, now.URL)
 	d.say("The demo tenant of the last start goes on: %s", d.env.TenantID)
-	if earlier.TargetURL == now.TargetURL {
+	return errors.Join(d.moveGitHub(ctx, earlier.GitHubAPIURL), d.moveTarget(ctx, earlier.TargetURL))
+}
+
+// moveGitHub tells the credentials where the scripted GitHub is now.
+func (d *dev) moveGitHub(ctx context.Context, from string) error {
+	if from == "" || from == d.env.GitHubAPIURL {
+		return nil
+	}
+	c := d.client(d.env.Key)
+	var list struct {
+		Data []struct {
+			ID      string `json:"id"`
+			BaseURL string `json:"base_url"`
+		} `json:"data"`
+	}
+	if err := c.call(ctx, http.MethodGet, "/v1/credentials?limit=200", nil, &list); err != nil {
+		return err
+	}
+	for _, credential := range list.Data {
+		if credential.BaseURL != from {
+			continue
+		}
+		if err := c.call(ctx, http.MethodPatch, "/v1/credentials/"+credential.ID, map[string]any{"base_url": d.env.GitHubAPIURL}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// moveTarget tells the automations where the target of callbacks is now.
+func (d *dev) moveTarget(ctx context.Context, from string) error {
+	if from == "" || from == d.env.TargetURL {
 		return nil
 	}
 	c := d.client(d.env.Key)
@@ -118,11 +150,11 @@ func (d *dev) goOn(ctx context.Context, earlier devEnv) error {
 	}
 	for _, a := range list.Data {
 		url, _ := a.Action["url"].(string)
-		rest, ok := strings.CutPrefix(url, earlier.TargetURL)
-		if !ok || earlier.TargetURL == "" {
+		rest, ok := strings.CutPrefix(url, from)
+		if !ok {
 			continue
 		}
-		a.Action["url"] = now.TargetURL + rest
+		a.Action["url"] = d.env.TargetURL + rest
 		if err := c.call(ctx, http.MethodPatch, "/v1/automations/"+a.ID, map[string]any{"action": a.Action}, nil); err != nil {
 			return err
 		}
@@ -332,6 +364,7 @@ What to try, in another shell:
   curl -s -H "Authorization: Bearer $SLUICE_KEY" "$SLUICE_URL/v1/usage?group_by=model"
   curl -s "$SLUICE_TARGET_URL/_journal"                 # what the callbacks' target was sent
   curl -s "$SLUICE_SCRIPTED_URL/"                       # how to make the model slow, refuse, answer garbage ...
+  curl -s "$SLUICE_GITHUB_API_URL/"                     # a scripted GitHub to comment at; docs/tutorial.md walks through it
   psql "$SLUICE_OWNER_DATABASE_URL"
 
 The logs are %[2]s and postgres.log beside it. Ctrl-C stops; the data stays; "make clean" forgets it.`, envPath, filepath.Join(filepath.Dir(envPath), devLogFile))

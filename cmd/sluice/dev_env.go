@@ -17,6 +17,7 @@ type devEnv struct {
 	StripeURL, StripeSecret        string
 	GitHubURL, GitHubSecret        string
 	TargetURL, ProviderURL         string
+	GitHubAPIURL, GitHubToken      string
 	StripeEndpoint, GitHubEndpoint string
 }
 
@@ -44,6 +45,8 @@ func (e *devEnv) variables() []struct {
 		{"SLUICE_GITHUB_SECRET", &e.GitHubSecret},
 		{"SLUICE_TARGET_URL", &e.TargetURL},
 		{"SLUICE_SCRIPTED_URL", &e.ProviderURL},
+		{"SLUICE_GITHUB_API_URL", &e.GitHubAPIURL},
+		{"SLUICE_GITHUB_TOKEN", &e.GitHubToken},
 	}
 }
 
