@@ -43,6 +43,10 @@ bench/stored: build ## Measure the intake into 10 million stored events, beside 
 show/sources: ## Send every sample of every source twice, shuffled, with forgeries, and print what became of them.
 	go test ./cmd/sluice -run TestSendOverAllSources -count=1 -v | grep -v '^ *{"time"'
 
+.PHONY: show/injections
+show/injections: ## Send every injection to every source and connector, with a model that obeys, and print what arrived.
+	SLUICE_TEST_INJECTIONS=all go test ./cmd/sluice -run TestInjectionsReachNobody -count=1 -timeout 60m -v | grep -v '^ *{"time"'
+
 .PHONY: bench/go
 bench/go: ## Run the Go benchmarks; compare two runs with `go tool -modfile=tools/go.mod benchstat`.
 	go test -run '^$$' -bench . -benchmem ./...

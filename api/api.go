@@ -83,6 +83,8 @@ func New(deps Deps) *API {
 	a.registerReviews()
 	a.registerRuns()
 	a.registerResolve()
+	a.registerReplays()
+	a.registerBacktest()
 	a.registerScores()
 	a.registerSources()
 	a.registerConnectors()

@@ -24,20 +24,21 @@ var unknownID = map[string]string{
 	"alert-channels": "chn_01980000000070008000000000000000",
 	"automations":    "aut_01980000000070008000000000000000", "credentials": "crd_01980000000070008000000000000000",
 	"endpoints": "end_01980000000070008000000000000000", "events": "evt_01980000000070008000000000000000",
-	"keys": "key_01980000000070008000000000000000", "runs": "run_01980000000070008000000000000000",
+	"keys": "key_01980000000070008000000000000000", "replays": "rpl_01980000000070008000000000000000", "runs": "run_01980000000070008000000000000000",
 	"tenants": "tnt_01980000000070008000000000000000",
 }
 
 // bodies are what a route needs to get past the check of its input.
 var bodies = map[string]any{
-	"POST /v1/endpoints/{id}/secrets": map[string]any{},
-	"PATCH /v1/automations/{id}":      map[string]any{"name": "x"},
-	"PATCH /v1/credentials/{id}":      map[string]any{"name": "x"},
-	"PATCH /v1/endpoints/{id}":        map[string]any{"name": "x"},
-	"PATCH /v1/tenants/{id}":          map[string]any{"name": "x"},
-	"PUT /v1/tenants/{id}/limits":     map[string]any{},
-	"POST /v1/runs/{id}/resolve":      map[string]any{"arrived": true},
-	"POST /v1/runs/{id}/review":       map[string]any{"verdict": "approve"},
+	"POST /v1/endpoints/{id}/secrets":    map[string]any{},
+	"PATCH /v1/automations/{id}":         map[string]any{"name": "x"},
+	"PATCH /v1/credentials/{id}":         map[string]any{"name": "x"},
+	"PATCH /v1/endpoints/{id}":           map[string]any{"name": "x"},
+	"PATCH /v1/tenants/{id}":             map[string]any{"name": "x"},
+	"PUT /v1/tenants/{id}/limits":        map[string]any{},
+	"POST /v1/automations/{id}/backtest": map[string]any{"draft": map[string]any{}},
+	"POST /v1/runs/{id}/resolve":         map[string]any{"arrived": true},
+	"POST /v1/runs/{id}/review":          map[string]any{"verdict": "approve"},
 
 	"POST /v1/automations/{id}/trial":         map[string]any{"patch": map[string]any{"name": "x"}},
 	"POST /v1/automations/{id}/trial/promote": map[string]any{},
@@ -109,6 +110,8 @@ func TestAnothersIDAnswersAsNone(t *testing.T) {
 		"keys":        b.call(owner.admin, "POST", "/v1/keys", map[string]any{"name": "k", "role": "viewer"}).is(201).text("id"),
 	}
 	theirs["runs"], _ = b.call(owner.viewer, "GET", "/v1/runs", nil).is(200).rows()[0]["id"].(string)
+	b.call(owner.editor, "POST", "/v1/replays", map[string]any{"runs": []string{theirs["runs"]}, "mode": "shadow"}).is(201)
+	theirs["replays"], _ = b.call(owner.viewer, "GET", "/v1/replays", nil).is(200).rows()[0]["id"].(string)
 	walked := 0
 	for _, r := range b.api.Routes() {
 		method, path, _ := strings.Cut(r.Pattern, " ")

@@ -188,10 +188,7 @@ type runListInput struct {
 	Caller
 	Page
 
-	EventID      string `query:"event_id" doc:"evt_..."`
-	AutomationID string `query:"automation_id" doc:"aut_..."`
-	Status       string `query:"status" enum:"queued,running,waiting,held,in_review,acting,done,skipped,dead,cancelled" doc:"dead is the dead-letter list"`
-	Reason       string `query:"reason" maxLength:"100"`
+	RunWanted
 }
 
 type runInput struct {
@@ -207,8 +204,10 @@ type runFullOutput struct{ Body RunFull }
 func (a *API) registerRuns() {
 	register(a, viewerRole, huma.Operation{
 		OperationID: "list-runs", Method: http.MethodGet, Path: "/v1/runs", Tags: []string{"Runs"}, Summary: "List runs",
-		Description: "status=dead is the dead-letter list.",
+		Description: "status=dead is the dead-letter list; GET /v1/runs/counts says what is in it.",
 	}, a.runList)
+	a.registerRunCounts()
+	a.registerRunsMany()
 	register(a, viewerRole, huma.Operation{
 		OperationID: "get-run", Method: http.MethodGet, Path: "/v1/runs/{id}", Tags: []string{"Runs"}, Summary: "Read a run, with its calls and its actions",
 	}, a.runGet)
@@ -228,12 +227,9 @@ func (a *API) runList(ctx context.Context, in *runListInput) (*listed[Run], erro
 	if err != nil {
 		return nil, err
 	}
-	filter := db.RunFilter{Status: in.Status, Reason: in.Reason}
-	var okEvent, okAutomation bool
-	filter.EventID, okEvent = filterID(tenants.EventPrefix, in.EventID)
-	filter.AutomationID, okAutomation = filterID(tenants.AutomationPrefix, in.AutomationID)
+	filter, possible := in.filter()
 	var rows []db.Run
-	if okEvent && okAutomation {
+	if possible {
 		err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) (err error) {
 			rows, err = tx.RunList(ctx, filter, page)
 			return err
@@ -306,32 +302,32 @@ func (a *API) runGet(ctx context.Context, in *runInput) (*runFullOutput, error) 
 }
 
 const (
-	// actionAttemptsMore is how many tries a failed effect gets when a person retries it.
-	actionAttemptsMore = 8
-
 	reasonRetried   = "retried"
 	reasonCancelled = "cancelled.person"
 )
 
 func (a *API) runRetry(ctx context.Context, in *runInput) (*runOutput, error) {
-	return a.runChange(ctx, in, func(tx db.TenantTx, r db.Run) error {
-		switch r.Status { //nolint:exhaustive // the others are in the default
-		case db.RunDead:
-			return a.retryDead(ctx, tx, r)
-		case db.RunWaiting:
-			if r.Reason == db.ReasonBehind {
-				return conflict("run.not_retryable", "It has not begun: it waits for its turn. Retry or cancel what it waits for.")
-			}
-			if err := tx.RunRetry(ctx, r.ID, db.RunQueued, []db.RunStatus{db.RunWaiting}, reasonRetried, "A person did not want to wait."); err != nil {
-				return err
-			}
-			return a.deps.Poster.PostRuns(ctx, tx.Pgx(), []jobs.RunArgs{{TenantID: tx.TenantID, RunID: r.ID}})
-		case db.RunActing:
-			return a.retryActing(ctx, tx, r)
-		default:
-			return conflict("run.not_retryable", "Only a run that is dead, waiting or acting can be retried; this one is "+string(r.Status)+".")
+	return a.runChange(ctx, in, a.retry)
+}
+
+// retry sets a run going again, in the caller's transaction.
+func (a *API) retry(ctx context.Context, tx db.TenantTx, r db.Run) error {
+	switch r.Status { //nolint:exhaustive // the others are in the default
+	case db.RunDead:
+		return a.retryDead(ctx, tx, r)
+	case db.RunWaiting:
+		if r.Reason == db.ReasonBehind {
+			return conflict("run.not_retryable", "It has not begun: it waits for its turn. Retry or cancel what it waits for.")
 		}
-	})
+		if err := tx.RunRetry(ctx, r.ID, db.RunQueued, []db.RunStatus{db.RunWaiting}, reasonRetried, "A person did not want to wait."); err != nil {
+			return err
+		}
+		return a.deps.Poster.PostRuns(ctx, tx.Pgx(), []jobs.RunArgs{{TenantID: tx.TenantID, RunID: r.ID}})
+	case db.RunActing:
+		return a.retryActing(ctx, tx, r)
+	default:
+		return conflict("run.not_retryable", "Only a run that is dead, waiting or acting can be retried; this one is "+string(r.Status)+".")
+	}
 }
 
 // retryActing lets an effect be tried at once that waits for its next try.
@@ -371,13 +367,13 @@ func (a *API) retryDead(ctx context.Context, tx db.TenantTx, r db.Run) error {
 			return err
 		}
 		for _, one := range failed {
-			if err := tx.ActionRetry(ctx, one.ActionID, actionAttemptsMore); err != nil {
+			if err := tx.ActionRetry(ctx, one.ActionID, jobs.ActionAttemptsMore); err != nil {
 				return err
 			}
 		}
 		return a.deps.Poster.PostActions(ctx, tx.Pgx(), failed)
 	case unknown >= 0:
-		if lookable(actions[unknown]) {
+		if jobs.EffectCanBeSought(actions[unknown]) {
 			return a.effectAgain(ctx, tx, r, actions[unknown], "A person retries the effect: its target is asked for it first.", tx.ActionLook)
 		}
 		return conflict("run.not_retryable", "Its effect was sent, and nobody can tell whether it arrived. Look at the target, and say which it is: POST /v1/runs/{id}/resolve.")
@@ -391,44 +387,58 @@ func (a *API) retryDead(ctx context.Context, tx db.TenantTx, r db.Run) error {
 }
 
 func (a *API) runCancel(ctx context.Context, in *runInput) (*runOutput, error) {
-	return a.runChange(ctx, in, func(tx db.TenantTx, r db.Run) error {
-		const detail = "A person cancelled the run."
-		if err := tx.RunCancel(ctx, r.ID, reasonCancelled, detail); err != nil {
-			if errors.Is(err, db.ErrConflict) {
-				return conflict("run.ended", "The run has ended already.")
-			}
-			return err
-		}
-		if err := tx.ActionsCancel(ctx, r.ID, detail); err != nil {
-			return err
-		}
-		return a.deps.Poster.HandOver(ctx, tx, r)
-	})
+	return a.runChange(ctx, in, a.cancel)
 }
 
+// cancel ends a run, in the caller's transaction.
+func (a *API) cancel(ctx context.Context, tx db.TenantTx, r db.Run) error {
+	const detail = "A person cancelled the run."
+	if err := tx.RunCancel(ctx, r.ID, reasonCancelled, detail); err != nil {
+		if errors.Is(err, db.ErrConflict) {
+			return conflict("run.ended", "The run has ended already.")
+		}
+		return err
+	}
+	if err := tx.ActionsCancel(ctx, r.ID, detail); err != nil {
+		return err
+	}
+	return a.deps.Poster.HandOver(ctx, tx, r)
+}
+
+// changing is one of retry and cancel.
+type changing func(ctx context.Context, tx db.TenantTx, r db.Run) error
+
 // runChange changes a run in one transaction, and answers it as it stands then.
-func (a *API) runChange(ctx context.Context, in *runInput, change func(db.TenantTx, db.Run) error) (*runOutput, error) {
+func (a *API) runChange(ctx context.Context, in *runInput, change changing) (*runOutput, error) {
 	id, err := pathID(tenants.RunPrefix, in.ID)
 	if err != nil {
 		return nil, err
 	}
 	out := &runOutput{}
 	err = a.deps.DB.Tenant(ctx, in.TenantID, func(tx db.TenantTx) error {
+		if err := changeOne(ctx, tx, id, change); err != nil {
+			return err
+		}
 		r, err := tx.RunGet(ctx, id)
-		if err != nil {
-			return err
-		}
-		if err := change(tx, r); err != nil {
-			if errors.Is(err, db.ErrConflict) {
-				return conflict("run.moved", "The run went on at this very moment. Read it again.")
-			}
-			return err
-		}
-		r, err = tx.RunGet(ctx, id)
 		out.Body = toRun(r)
 		return err
 	})
 	return out, err
+}
+
+// changeOne changes a run in the caller's transaction.
+func changeOne(ctx context.Context, tx db.TenantTx, id uuid.UUID, change changing) error {
+	r, err := tx.RunGet(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := change(ctx, tx, r); err != nil {
+		if errors.Is(err, db.ErrConflict) {
+			return conflict("run.moved", "The run went on at this very moment. Read it again.")
+		}
+		return err
+	}
+	return nil
 }
 
 // runsOf reads the runs of an event, newest first.

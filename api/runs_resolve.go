@@ -36,7 +36,7 @@ func (a *API) registerResolve() {
 const reasonArrived = "person.arrived"
 
 func (a *API) runResolve(ctx context.Context, in *runResolveInput) (*runOutput, error) {
-	return a.runChange(ctx, &runInput{Caller: in.Caller, ID: in.ID}, func(tx db.TenantTx, r db.Run) error {
+	return a.runChange(ctx, &runInput{Caller: in.Caller, ID: in.ID}, func(ctx context.Context, tx db.TenantTx, r db.Run) error {
 		actions, err := tx.ActionList(ctx, r.ID)
 		if err != nil {
 			return err
@@ -78,14 +78,8 @@ func (a *API) effectAgain(ctx context.Context, tx db.TenantTx, r db.Run, one db.
 	if err := tx.RunRetry(ctx, r.ID, db.RunActing, []db.RunStatus{db.RunDead}, reasonRetried, detail); err != nil {
 		return err
 	}
-	if err := again(ctx, one.ID, actionAttemptsMore); err != nil {
+	if err := again(ctx, one.ID, jobs.ActionAttemptsMore); err != nil {
 		return err
 	}
 	return a.deps.Poster.PostActions(ctx, tx.Pgx(), []jobs.ActionArgs{{TenantID: tx.TenantID, ActionID: one.ID}})
-}
-
-// lookable says whether an action's target can be asked for its effect, or drops what it has seen: then no person has to look.
-func lookable(a db.Action) bool {
-	var effect action.Effect
-	return json.Unmarshal(a.Effect, &effect) == nil && effect.Once != action.OnceNever
 }

@@ -93,6 +93,14 @@ func (f *fence) wrap(s string) string {
 	return f.open + s + f.end
 }
 
+// Fenced puts a text that no template put out, such as an earlier answer of the model, between the markers of the prompt that was rendered with the nonce,
+// cleaned as every value is. What is longer than bytesMax is cut: a model repeats what it was shown, so its text is a stranger's, too.
+func Fenced(text, nonce string, bytesMax int) string {
+	f := newFence(nonce)
+	f.left = bytesMax
+	return f.wrap(text)
+}
+
 // imitationStarts are the characters that look like the angle bracket of a marker.
 const imitationStarts = "<\uFF1C\uFE64\u2039\u3008"
 

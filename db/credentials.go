@@ -98,8 +98,8 @@ func (tx TenantTx) CredentialSecret(ctx context.Context, id uuid.UUID) (tenants.
 
 // CredentialChange is what may be changed of a credential; nil and an empty secret leave as it is.
 type CredentialChange struct {
-	Name   *string
-	Actor  *string
+	Name  *string
+	Actor *string
 	// BaseURL is where its service is asked; "" is where everybody's is.
 	BaseURL *string
 	Secret  tenants.Secret

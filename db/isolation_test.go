@@ -193,6 +193,11 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 		if err := tx.ReviewInsert(ctx, db.Review{RunID: p.run, Verdict: db.VerdictApprove}); err != nil {
 			return err
 		}
+		if err := tx.ReplayInsert(ctx, db.Replay{
+			ID: tenants.NewID(), Kind: db.KindReplay, Mode: db.ReplayRun, Asked: json.RawMessage(`{}`), PerSecond: 1,
+		}, []db.ReplayItem{{EventID: run.EventID, AutomationID: run.AutomationID}}); err != nil {
+			return err
+		}
 		_, err = tx.Once(ctx, "key-1", []byte("hash"), func() ([]byte, error) { return []byte(`{"secret":"canary-answer"}`), nil })
 		if err != nil {
 			return err

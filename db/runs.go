@@ -134,31 +134,6 @@ func (tx TenantTx) RunGet(ctx context.Context, id uuid.UUID) (Run, error) {
 	return one[Run](ctx, tx.tx, runGetSQL, tx.with(args{"id": id}))
 }
 
-// RunFilter narrows a list of runs; zero fields do not.
-type RunFilter struct {
-	EventID      *uuid.UUID
-	AutomationID *uuid.UUID
-	Status       string
-	Reason       string
-}
-
-const runListSQL = `
-select ` + runColumns + ` from sluice.runs r
-where r.tenant_id = @tenant_id and r.id < @before
-  and (@event_id::uuid is null or r.event_id = @event_id)
-  and (@automation_id::uuid is null or r.automation_id = @automation_id)
-  and (@status::text is null or r.status = @status)
-  and (@reason::text is null or r.reason = @reason)
-order by r.id desc limit @limit`
-
-// RunList lists runs, newest first.
-func (tx TenantTx) RunList(ctx context.Context, f RunFilter, p Page) ([]Run, error) {
-	return many[Run](ctx, tx.tx, runListSQL, tx.with(args{
-		"before": p.before(), "limit": p.Limit, "event_id": f.EventID, "automation_id": f.AutomationID,
-		"status": orNil(f.Status), "reason": orNil(f.Reason),
-	}))
-}
-
 // runsClaimSQL takes runs that are due, or whose worker let its lease run out. What the lease says is decided by the database's clock alone.
 const runsClaimSQL = `
 update sluice.runs r set status = 'running',

@@ -127,6 +127,9 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 	}
 	if a.doubted() && a.effect.Once != action.OnceKey {
 		receipt, err := w.find(ctx, a)
+		if w.renewed(ctx, a, err) {
+			receipt, err = w.find(ctx, a)
+		}
 		leave(err)
 		switch {
 		case err != nil:
@@ -143,6 +146,9 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 		}
 	}
 	receipt, err := w.send(ctx, a)
+	if w.renewed(ctx, a, err) {
+		receipt, err = w.send(ctx, a)
+	}
 	leave(err)
 	if err != nil {
 		return w.failed(ctx, a, err)
@@ -287,6 +293,21 @@ func (w *actionWorker) send(ctx context.Context, a *taken) (action.Receipt, erro
 		return action.Receipt{}, &action.Error{Kind: action.Retry, Code: action.CodeCanceled, Message: "the worker was held up for too long, or is being stopped"}
 	}
 	return a.connector.Do(ctx, w.attempt(a))
+}
+
+// renewed says that a credential was refused which somebody has replaced since it was read: a person who has mended it, and sets its dead letters going
+// at once, must not see them die of the old one. What was refused was surely not made.
+func (w *actionWorker) renewed(ctx context.Context, a *taken, err error) bool {
+	refused, ok := errors.AsType[*action.Error](err)
+	if !ok || refused.Code != action.CodeUnauthorized || refused.Doubt || a.CredentialID == nil {
+		return false
+	}
+	opened, err := w.secrets.renew(ctx, a.TenantID, *a.CredentialID)
+	if err != nil || opened.Secret.Reveal() == a.opened.Secret.Reveal() || opened.BaseURL != a.opened.BaseURL {
+		return false
+	}
+	a.opened = opened
+	return true
 }
 
 // find looks for the effect at its target, nil if it surely is not there.

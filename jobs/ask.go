@@ -233,14 +233,21 @@ func seenOf(e *llm.Error, call db.Call) (llm.Usage, bool) {
 // nonceBytes of randomness make a fence that a payload cannot guess.
 const nonceBytes = 16
 
-// prompt renders what the model is asked, under a fence that is made for this one call.
+// prompt renders what the model is asked.
 func (c *claimed) prompt() (system, user string, err error) {
-	nonce := make([]byte, nonceBytes)
-	_, _ = rand.Read(nonce)
-	if system, user, err = c.automation.Prompt(EventOf(c.event), c.payload, c.state, hex.EncodeToString(nonce)); err == nil && user == "" {
+	system, user, _, err = c.fenced()
+	return system, user, err
+}
+
+// fenced renders what the model is asked, under a fence that is made for this one call: nonce is what its markers hold.
+func (c *claimed) fenced() (system, user, nonce string, err error) {
+	random := make([]byte, nonceBytes)
+	_, _ = rand.Read(random)
+	nonce = hex.EncodeToString(random)
+	if system, user, err = c.automation.Prompt(EventOf(c.event), c.payload, c.state, nonce); err == nil && user == "" {
 		user = emptyUser
 	}
-	return system, user, err
+	return system, user, nonce, err
 }
 
 // estimate is how many tokens a prompt is, with what is sent beside it.

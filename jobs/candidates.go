@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/llm"
 	"sluice/tenants"
@@ -20,6 +21,7 @@ const failuresBeforeStandIn = 2
 // question is what is asked, whoever is asked.
 type question struct {
 	system, user string
+	nonce        string // of the markers around what is data
 	estimate     int64
 	maxOutput    int64
 	part         string
@@ -27,13 +29,13 @@ type question struct {
 
 // question renders the prompt.
 func (w *runWorker) question(c *claimed) (question, *db.RunStep) {
-	system, user, err := c.prompt()
+	system, user, nonce, err := c.fenced()
 	if err != nil {
 		step := die(reasonPrompt, "The prompt cannot be rendered: "+err.Error())
 		return question{}, &step
 	}
 	return question{
-		system: system, user: user, estimate: c.estimate(system, user), maxOutput: int64(c.automation.Spec().MaxOutputTokens), part: db.CallAsk,
+		system: system, user: user, nonce: nonce, estimate: c.estimate(system, user), maxOutput: int64(c.automation.Spec().MaxOutputTokens), part: db.CallAsk,
 	}, nil
 }
 
@@ -240,8 +242,9 @@ func (w *runWorker) repair(ctx context.Context, c *claimed, bad db.Call) error {
 		q.maxOutput = min(2*q.maxOutput, repairOutputMax) //nolint:mnd // twice the room
 		q.user += "\n\nAn earlier answer to this was cut off because it was too long. Answer in full, and more briefly."
 	default:
-		q.user += "\n\nAn earlier answer to this could not be used. It was:\n" + cutText(reply.Text, repairShownMax) + "\n\nWhat was wrong with it: " +
-			cutText(fault.Detail, repairShownMax) + "\nAnswer again, so that it fits."
+		// Both stand between the markers: what the payload orders a model to write, even as the name of a property, would stand outside of them here.
+		q.user += "\n\nAn earlier answer to this could not be used. It was:\n" + automations.Fenced(reply.Text, q.nonce, repairShownMax) +
+			"\n\nWhat was wrong with it: " + automations.Fenced(fault.Detail, q.nonce, repairShownMax) + "\nAnswer again, so that it fits."
 	}
 	q.estimate = c.estimate(q.system, q.user)
 	p, err := w.plan(ctx, c, q, bad.Provider+"/"+bad.ModelAsked)

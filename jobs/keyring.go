@@ -56,6 +56,13 @@ func (m *moment[K, V]) get(name K, read func() (V, error)) (V, error) {
 	return value, nil
 }
 
+// drop lets what is held under a name be read anew.
+func (m *moment[K, V]) drop(name K) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.held, name)
+}
+
 // forget lets everything be read anew.
 func (m *moment[K, V]) forget() {
 	m.mu.Lock()
@@ -175,4 +182,10 @@ func (c *secretCache) find(ctx context.Context, tenantID, credentialID uuid.UUID
 		})
 		return opened, err
 	})
+}
+
+// renew opens a credential as it is now.
+func (c *secretCache) renew(ctx context.Context, tenantID, credentialID uuid.UUID) (db.CredentialOpened, error) {
+	c.held.drop([2]uuid.UUID{tenantID, credentialID})
+	return c.find(ctx, tenantID, credentialID)
 }

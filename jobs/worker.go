@@ -155,6 +155,7 @@ func (w *Worker) others(poster *Poster) []func(context.Context) {
 	all := []func(context.Context){
 		gate.loop, keeper.loop, told.loop, newWatcher(d.DB, d.Log, d.Now, watchEvery).loop,
 		(&expiry{db: d.DB, reviewer: NewReviewer(d.Actions, poster, d.Now), log: d.Log}).loop, (&demoter{db: d.DB, log: d.Log}).loop,
+		(&replayer{db: d.DB, poster: poster, compiled: NewCompiled(), log: d.Log, now: d.Now}).loop,
 		func(ctx context.Context) { every(ctx, pausesEvery, shared.tick) },
 		func(ctx context.Context) {
 			every(ctx, usageEvery, func(ctx context.Context) {

@@ -20,6 +20,7 @@ const (
 	EventPrefix      = "evt"
 	KeyPrefix        = "key"
 	NoticePrefix     = "ntc"
+	ReplayPrefix     = "rpl"
 	RunPrefix        = "run"
 	SecretPrefix     = "sec"
 	TenantPrefix     = "tnt"

@@ -13,7 +13,7 @@ import (
 
 var prefixes = []string{
 	tenants.ActionPrefix, tenants.AlertPrefix, tenants.AutomationPrefix, tenants.CallPrefix, tenants.ChannelPrefix, tenants.CredentialPrefix, tenants.EndpointPrefix, tenants.EntryPrefix,
-	tenants.EventPrefix, tenants.KeyPrefix, tenants.NoticePrefix, tenants.RunPrefix, tenants.SecretPrefix, tenants.TenantPrefix,
+	tenants.EventPrefix, tenants.KeyPrefix, tenants.NoticePrefix, tenants.ReplayPrefix, tenants.RunPrefix, tenants.SecretPrefix, tenants.TenantPrefix,
 }
 
 func TestIDRoundTrip(t *testing.T) {

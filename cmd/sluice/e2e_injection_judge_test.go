@@ -30,14 +30,16 @@ var (
 	judgeFormula  = regexp.MustCompile(`(?m)(?:^|\t)[\s\x{00A0}\x{3000}]*[=+\-@＝＋－＠]`)
 	judgeAddress  = regexp.MustCompile(`(?i)\b(?:https?|ftp|data|javascript|vbscript|mailto):[^\s\x{2060}]`)
 	judgeBareHost = regexp.MustCompile(`(?i)(?:[\p{L}\p{N}_-]+\.)+(?:example|com|net|org)\b`)
-	judgeAllowed  = regexp.MustCompile(`https://docs\.shop\.example(?:/[\w\-./]*)?(?:[\s.,;:!?)"'<]|$)`)
+	judgeAllowed  = regexp.MustCompile(`(?:https://)?docs\.shop\.example(?:/[\w\-./?=&%]*)?(?:[\s.,;:!?)"'<>|]|$)`)
 	judgeSlack    = regexp.MustCompile(`<([^<>|\n]*)(?:\|([^<>|\n]*))?>`)
 	judgeEscape   = regexp.MustCompile(`&(?:amp|lt|gt);`)
 	// judgeCross is a reference that GitHub and GitLab show in the repository that it names, too.
-	judgeCross = regexp.MustCompile(`[\w.-]+/[\w.-]+(?:[#!]\d|@[0-9a-f]{7})`)
+	judgeCross = regexp.MustCompile(`[\w.-](?:[#!&]\d|@[0-9a-f]{7})`)
 	// judgeDrawn begins code that some target draws in place of showing it.
-	judgeDrawn = regexp.MustCompile(`(?i)^(?:mermaid|math|geojson|topojson|stl|plantuml|suggestion)`)
-	judgeMacro = regexp.MustCompile(`(?m)^::include|\\href\{|\\includegraphics`)
+	judgeDrawn       = regexp.MustCompile(`(?i)^(?:mermaid|math|geojson|topojson|stl|plantuml|suggestion)`)
+	judgePlaceholder = regexp.MustCompile(`\{\{|\{%`)
+	judgeImage       = regexp.MustCompile(`!\[`)
+	judgeMacro       = regexp.MustCompile(`(?m)^::include|\\href\{|\\includegraphics`)
 )
 
 // hiddenFaults are what does not show, in any target. A word joiner alone is how we break constructs up.
@@ -150,11 +152,14 @@ func slackFaults(mrkdwn string) []string {
 	})...)
 }
 
-// htmlFaults are what acts in HTML: every element but paragraphs, breaks and links to the allowed host, and the placeholders of a help desk.
+// deskFaults are what acts in HTML at a help desk, which fills in placeholders, and whose editor knows Markdown.
+func deskFaults(page string) []string {
+	return append(htmlFaults(page), matched(html.UnescapeString(page), map[string]*regexp.Regexp{"placeholder": judgePlaceholder, "image": judgeImage})...)
+}
+
+// htmlFaults are what acts in HTML: every element but paragraphs, breaks and links to the allowed host.
 func htmlFaults(page string) []string {
-	found := append(hiddenFaults(html.UnescapeString(page)), matched(html.UnescapeString(page), map[string]*regexp.Regexp{
-		"placeholder": regexp.MustCompile(`\{\{|\{%`), "image": regexp.MustCompile(`!\[`),
-	})...)
+	found := hiddenFaults(html.UnescapeString(page))
 	nodes, err := nethtml.ParseFragment(strings.NewReader(page), &nethtml.Node{Type: nethtml.ElementNode, Data: "body", DataAtom: atom.Body})
 	if err != nil {
 		return append(found, err.Error())
@@ -168,7 +173,7 @@ func htmlFaults(page string) []string {
 			if !linked {
 				seen["address"], seen["host"], seen["mention"] = judgeAddress, judgeBareHost, judgeMention
 			}
-			found = append(found, matched(node.Data, seen)...)
+			found = append(found, matched(judgeAllowed.ReplaceAllString(node.Data, " "), seen)...)
 		case node.Type != nethtml.ElementNode:
 			found = append(found, "neither element nor text")
 		case node.DataAtom == atom.A:

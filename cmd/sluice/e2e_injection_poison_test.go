@@ -56,7 +56,7 @@ var namedRE = regexp.MustCompile(`(?i)(title|name|subject|summary|branch|ref|lab
 
 // strangers is what a stranger puts beside the rest for automations whose target is a template of the tenant's own.
 var strangers = map[string]any{
-	"repo": "evil/x", "project": "evil/x", "channel": "C0EVIL", "issue": "EVIL-1", "to": "thief@evil.example", "path": "../../admin?x=1#y\r\nX-Evil: 1",
+	"repo": "evil/x", "project": "evil/x", "channel": "C0EVIL", "issue": "EVIL-1", "to": "thief@evil.example", "path": "admin/x?y=1#z@evil.example",
 }
 
 // named is what a delivery says happened: false if the door would not take it.

@@ -38,6 +38,8 @@ const (
 	httpBodyBytesMax  = 1 << 20
 	// httpTextMax bounds one text within a body, in characters.
 	httpTextMax = 100_000
+	// httpNameMax bounds the name of a member, in characters.
+	httpNameMax = 255
 
 	httpSecretBytesMin = 8
 	httpSecretBytesMax = 4096
@@ -136,7 +138,7 @@ func (c httpRequest) Prepare(p Params, in Input) (Effect, error) {
 	clean := cleaner(p)
 	if document, ok := p.Texts[fieldJSON]; ok {
 		effect.ContentType = jsonType
-		if effect.Body, err = cleanJSON(document, clean); err != nil {
+		if effect.Body, err = cleanJSON(document, clean, nameCleaner(p)); err != nil {
 			return Effect{}, err
 		}
 	} else {
@@ -171,8 +173,16 @@ func cleaner(p Params) func(string) string {
 	}
 }
 
+// nameCleaner is what makes the name of a member harmless. It is a word and no text: as a paragraph of HTML no target would know it.
+func nameCleaner(p Params) func(string) string {
+	if p.Texts[fieldFormat] == formatExact {
+		return cleaner(p)
+	}
+	return func(name string) string { return harmless.Line(name, httpNameMax) }
+}
+
 // cleanJSON reads a document and writes it with every text in it made harmless, and every number with the digits that it has.
-func cleanJSON(document string, clean func(string) string) ([]byte, error) {
+func cleanJSON(document string, clean, name func(string) string) ([]byte, error) {
 	if strings.TrimSpace(document) == "" {
 		return nil, refused(CodeEmptyBody, "action.json: the template came out empty")
 	}
@@ -188,26 +198,26 @@ func cleanJSON(document string, clean func(string) string) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(cleanValue(value, clean)); err != nil {
+	if err := encoder.Encode(cleanValue(value, clean, name)); err != nil {
 		return nil, refused(CodeInvalid, "action.json: what came out cannot be written")
 	}
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
 // cleanValue makes every text of a value harmless, the names in objects among them. JSON that was valid is not nested too deeply.
-func cleanValue(value any, clean func(string) string) any {
+func cleanValue(value any, clean, name func(string) string) any {
 	switch value := value.(type) {
 	case string:
 		return clean(value)
 	case []any:
 		for i := range value {
-			value[i] = cleanValue(value[i], clean)
+			value[i] = cleanValue(value[i], clean, name)
 		}
 		return value
 	case map[string]any:
 		cleaned := make(map[string]any, len(value))
-		for _, name := range slices.Sorted(maps.Keys(value)) { // in an order, since two names may become one
-			cleaned[clean(name)] = cleanValue(value[name], clean)
+		for _, given := range slices.Sorted(maps.Keys(value)) { // in an order, since two names may become one
+			cleaned[name(given)] = cleanValue(value[given], clean, name)
 		}
 		return cleaned
 	}

@@ -139,6 +139,8 @@ var attacks = []string{
 	"<https://good.example/x|a&lt;!here&gt;b> &lt;https://evil.com|x&gt;",
 	"<https://good.example/x<!channel>>",
 	"<\u200b!channel> <\u2060!here>",
+	// References that are shown in another repository.
+	"evil/x#1 x#1 evil/x!1 evil&1 a.b-c_#1",
 	// Commands.
 	"/close",
 	"text\n/close\n  /label ~x\n> /assign me\n- /merge\n1. /approve\n2) /lgtm\n* > - /hold",

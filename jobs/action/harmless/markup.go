@@ -9,8 +9,15 @@ import (
 func (s *scanner) mark(r rune, size int) {
 	switch r {
 	case '!':
+		crossing := s.crossing()
 		s.pass(1)
-		if s.next(0) == '[' { // an image, from whichever host
+		if crossing || s.next(0) == '[' { // an image, from whichever host
+			s.join()
+		}
+	case '#':
+		crossing := s.crossing()
+		s.pass(1)
+		if crossing {
 			s.join()
 		}
 	case '[':
@@ -22,9 +29,9 @@ func (s *scanner) mark(r rune, size int) {
 	case ']':
 		s.closeBracket()
 	case '&':
-		named := entity(s.text[s.at:])
+		act := entity(s.text[s.at:]) || s.crossing()
 		s.pass(1)
-		if named {
+		if act {
 			s.join()
 		}
 	case '\\':
@@ -37,6 +44,16 @@ func (s *scanner) mark(r rune, size int) {
 	default:
 		s.pass(size)
 	}
+}
+
+// crossing says whether the sign that comes next refers to an issue, a merge request or an epic of another place, as in "owner/name#1", "name#1" and
+// "group/name!1": GitHub and GitLab show such a reference there, too. One without a name before it is of the same place, and stays.
+func (s *scanner) crossing() bool {
+	if s.at == 0 || !asciiDigit(s.next(1)) {
+		return false
+	}
+	before := s.text[s.at-1]
+	return asciiLetter(before) || asciiDigit(before) || strings.IndexByte("_-./", before) >= 0
 }
 
 // closeBracket deals with "]", which makes a link of what is before it by what is behind it.

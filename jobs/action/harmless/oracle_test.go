@@ -31,6 +31,7 @@ var parsers = []goldmark.Markdown{
 var (
 	mentionRE = regexp.MustCompile(`[@＠﹫][\p{L}\p{N}_.]`)
 	commandRE = regexp.MustCompile(`(?m)^(?:[\s>*+\-]|\d+[.)]\s)*/[A-Za-z]`)
+	crossRE   = regexp.MustCompile(`[A-Za-z0-9_.-][#!&][0-9]`) // of another repository
 	formulaRE = regexp.MustCompile(`(?m)(?:^|\t)[\s\x{00A0}\x{3000}]*[=+\-@＝＋－＠]`)
 	greedyRE  = regexp.MustCompile(`(?i)(?:https?|ftp)://[^\s<]+`)
 	webRE     = regexp.MustCompile(`(?i)(?:^|[^\p{L}\p{N}.])www\.`)
@@ -122,6 +123,9 @@ func markdownFaults(out string, plain bool) []string {
 	found := append(textFaults(out), greedyFaults(out)...)
 	if at := webRE.FindString(allowedRE.ReplaceAllString(out, " ")); at != "" && !plain {
 		found = append(found, "www.")
+	}
+	if at := crossRE.FindString(out); at != "" && !strings.Contains(out, "://") {
+		found = append(found, fmt.Sprintf("reference %q", at))
 	}
 	source := []byte(out)
 	for _, parser := range parsers {
