@@ -60,7 +60,7 @@ func TestBadInputNamesEveryField(t *testing.T) {
 		"over limit":    {of.viewer, "GET", "/v1/events?limit=201", nil, []string{"query.limit"}},
 		"time":          {of.viewer, "GET", "/v1/events?since=yesterday", nil, []string{"query.since"}},
 		"if-match":      {of.editor, "DELETE", "/v1/endpoints/" + unknownID["endpoints"], nil, []string{"header.If-Match"}},
-		"kind":          {of.admin, "POST", "/v1/credentials", map[string]any{"name": "a", "kind": "slack"}, []string{"body.kind"}},
+		"kind":          {of.admin, "POST", "/v1/credentials", map[string]any{"name": "a", "kind": "fax"}, []string{"body.kind"}},
 		"secret":        {of.admin, "POST", "/v1/credentials", map[string]any{"name": "a", "kind": "openai", "secret": "short"}, []string{"body.secret"}},
 		"no secret":     {of.admin, "POST", "/v1/credentials", map[string]any{"name": "a", "kind": "openai"}, []string{"body.secret"}},
 		"callback":      {of.admin, "POST", "/v1/credentials", map[string]any{"name": "a", "kind": "callback", "secret": "not a whsec"}, []string{"body.secret"}},

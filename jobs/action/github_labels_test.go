@@ -47,6 +47,7 @@ func TestGitHubLabels_OnlyChoicesAreSet(t *testing.T) {
 		require.NoError(t, err, text)
 		require.Equal(t, want, string(effect.Body), text)
 		require.Equal(t, "acme/shop#12", effect.Target)
+		require.Equal(t, action.OnceKey, effect.Once)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -135,6 +136,45 @@ func nearly(found *action.Receipt, status int) *action.Receipt {
 	changed := *found
 	changed.Status = status
 	return &changed
+}
+
+func TestGitLabNote_AQuotedMarkIsNotOurs(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "gitlab_note")
+	finder, _ := s.c.(action.Finder)
+	send := s.send(t, s.Case.Sample, keyTwo, plain)
+	send.Effect.Body = []byte("somebody quotes\n\n<!-- sluice:" + keyOne + " -->\n\nand goes on")
+	_, err := s.c.Do(t.Context(), send)
+	require.NoError(t, err)
+	found, err := finder.Find(t.Context(), s.send(t, s.Case.Sample, keyOne, plain))
+	require.NoError(t, err)
+	require.Nil(t, found)
+}
+
+func TestGitLabNote_FindsAnOldOneThatItChanged(t *testing.T) {
+	t.Parallel()
+	var behind atomic.Int64 // how much the target's clock is
+	behind.Store(int64(time.Hour))
+	vendor := scripted.NewGitLab(token, func() time.Time { return time.Now().Add(-time.Duration(behind.Load())) })
+	base, err := vendor.Listen("127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, vendor.Close()) })
+	s := serve(t, "gitlab_note")
+	s.base = base + "/api/v4"
+	finder, _ := s.c.(action.Finder)
+	sample := strings.Replace(s.Case.Sample, `{`, `{"update": true, `, 1)
+	receipt, err := s.c.Do(t.Context(), s.send(t, sample, keyOne, "first"))
+	require.NoError(t, err)
+	_, err = s.c.Do(t.Context(), s.send(t, s.Case.Sample, keyOne+"0", "of another automation, later"))
+	require.NoError(t, err)
+	behind.Store(0)
+	send := s.send(t, sample, keyTwo, "second")
+	send.Previous = &receipt
+	_, err = s.c.Do(t.Context(), send)
+	require.NoError(t, err)
+	found, err := finder.Find(t.Context(), send)
+	require.NoError(t, err)
+	require.Equal(t, receipt.ID, found.ID)
 }
 
 func TestGitLabNote_FindsWhatItChanged(t *testing.T) {

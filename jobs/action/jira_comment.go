@@ -221,10 +221,9 @@ func (c jiraComment) Find(ctx context.Context, s Send) (*Receipt, error) {
 				return nil, unsettled(res, "the target's comments are not in the order of their times")
 			}
 			last = created
-			if over = created.Before(s.from()); over {
-				break
+			if over = over || created.Before(s.from()); !over { // the order of the rest is looked at all the same
+				recent = append(recent, comment.ID)
 			}
-			recent = append(recent, comment.ID)
 		}
 		if found, err := c.among(ctx, s, recent, ""); found != nil || err != nil {
 			return found, err

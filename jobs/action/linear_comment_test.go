@@ -39,7 +39,7 @@ func TestLinearComment_Targets(t *testing.T) {
 	}
 	require.Equal(t, []string{"action.allow"}, places(set.Check(c, object("{{ payload.x }}", ""))))
 	require.Equal(t, []string{"action.issue"}, places(set.Check(c, object("x", ""))))
-	require.Equal(t, []string{"action.links"}, places(set.Check(c, object("A-1", `, "links": ["docs.acme.example", "Linear.app"]`))), "a link to it is a mention")
+	require.Equal(t, []string{"action.links"}, places(set.Check(c, object("A-1", `, "links": ["docs.acme.example", "linear.app"]`))), "a link to it is a mention")
 	require.Empty(t, set.Check(c, action.Filled(c.Spec(), json.RawMessage(`{"kind": "linear_comment", "credential_id": "crd_1", "body": "x"}`))))
 }
 
