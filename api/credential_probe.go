@@ -63,7 +63,7 @@ func (a *API) credentialTest(ctx context.Context, in *credentialTestInput) (*cre
 	// The world is asked outside of any transaction.
 	asked, cancel := context.WithTimeout(ctx, credentialTestTimeout)
 	defer cancel()
-	who, err := account.Test(asked, action.Access{Secret: opened.Secret.Reveal(), Base: opened.BaseURL})
+	who, err := account.Test(asked, action.Access{Secret: opened.Secret.Reveal(), Base: opened.BaseURL}, a.deps.Now())
 	if err != nil {
 		failed, ok := errors.AsType[*action.Error](err)
 		if !ok {

@@ -249,7 +249,7 @@ func (w *actionWorker) open(ctx context.Context, a *taken) (*action.Error, error
 	case a.Attempt > a.AttemptsMax && (!a.doubted() || a.effect.Once == action.OnceKey):
 		return exhausted(), nil
 	}
-	return nil, nil
+	return nil, nil //nolint:nilnil // nothing is wrong with it
 }
 
 // whyNot tells what to do with a job whose action cannot be claimed.

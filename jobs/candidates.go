@@ -270,13 +270,6 @@ func (w *runWorker) repair(ctx context.Context, c *claimed, bad db.Call) error {
 // repairShownMax is how much of an answer is shown to the model that is to mend it, in bytes.
 const repairShownMax = 8 << 10
 
-func cutText(text string, bytesMax int) string {
-	if len(text) > bytesMax {
-		return text[:bytesMax]
-	}
-	return text
-}
-
 // usd writes pico-USD for people.
 func usd(pico int64) string {
 	const picoPerUSD, picoPerMicro = 1_000_000_000_000, 1_000_000

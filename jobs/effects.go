@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/uuid"
@@ -55,9 +56,7 @@ func Effect(actions *action.Set, c Concluded) (*db.Action, error) {
 	if err != nil {
 		return nil, &EffectFault{reasonActionBody, "The action cannot be rendered: " + err.Error()}
 	}
-	for name, text := range rendered {
-		params.Texts[name] = text
-	}
+	maps.Copy(params.Texts, rendered)
 	effect, err := connector.Prepare(params, action.Input{
 		RunID: tenants.FormatID(tenants.RunPrefix, c.Run.ID), EventID: tenants.FormatID(tenants.EventPrefix, c.Event.ID),
 		AutomationID:      tenants.FormatID(tenants.AutomationPrefix, c.Run.AutomationID),

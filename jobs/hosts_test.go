@@ -40,7 +40,7 @@ func TestHostInTroubleIsLeftAlone(t *testing.T) {
 
 			_, _, wait := h.Enter("a.example", one, key)
 			require.Greater(t, wait, 10*time.Second)
-			time.Sleep(wait)
+			time.Sleep(wait) //nolint:forbidigo // the clock is synctest's
 			probe, reason, _ := h.Enter("a.example", one, key)
 			require.Empty(t, reason, "one may look whether it is back")
 			require.Equal(t, "action.breaker_open", goes(h, "a.example", two, nil), "and only one")
@@ -89,7 +89,7 @@ func TestHostThatAsksForPatienceHasIt(t *testing.T) {
 		_, reason, _ = h.Enter("a.example", one, uuid.New())
 		require.Empty(t, reason, "another credential has a limit of its own")
 		require.Empty(t, goes(h, "a.example", two, nil))
-		time.Sleep(wait)
+		time.Sleep(wait) //nolint:forbidigo // the clock is synctest's
 		require.Empty(t, goes(h, "a.example", one, nil))
 	})
 }

@@ -42,11 +42,11 @@ func (r *replayer) begin(ctx context.Context, tx db.TenantTx, p db.Replay, item 
 
 // again makes another run of the item's automation on its event.
 func (r *replayer) again(ctx context.Context, tx db.TenantTx, p db.Replay, item *db.ReplayItem, earlier []db.Run) (begun, error) {
-	real := p.Mode == db.ReplayRun
-	if real && slices.ContainsFunc(earlier, func(one db.Run) bool { return !one.Status.Ended() }) {
+	effects := p.Mode == db.ReplayRun
+	if effects && slices.ContainsFunc(earlier, func(one db.Run) bool { return !one.Status.Ended() }) {
 		return skip(item, "replay.not_ended", "An earlier run has not ended: retry or cancel it.")
 	}
-	if real && !p.Forced {
+	if effects && !p.Forced {
 		made, err := tx.EffectMade(ctx, item.EventID, item.AutomationID)
 		if err != nil {
 			return begun{}, err
@@ -89,7 +89,7 @@ func (r *replayer) again(ctx context.Context, tx db.TenantTx, p db.Replay, item 
 	if p.Kind == db.KindBacktest {
 		run.Purpose = db.PurposeBacktest
 	}
-	if !real {
+	if !effects {
 		run.Mode, run.OverLimit = automations.ModeShadow, automations.OverHold
 	} else if len(earlier) > 0 && !earlier[0].Ordered(db.OrderNone) {
 		run.Order = &earlier[0]

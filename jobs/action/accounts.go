@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // An Account is a kind of credential that connectors write with, and the service that it is for.
@@ -25,7 +26,7 @@ type Account struct {
 	// Check tells whether a secret can be used. Its error does not repeat it.
 	Check func(secret string) error
 	// Test asks the service who the credential is; nil where there is nobody to be asked. Its error is an *Error.
-	Test func(ctx context.Context, a Access) (Identity, error)
+	Test func(ctx context.Context, a Access, at time.Time) (Identity, error)
 }
 
 // An Identity is who a credential is at its service.

@@ -338,10 +338,10 @@ func TestSMTPAccount(t *testing.T) {
 	}
 	h := newMailHouse(t, "smtp")
 	account, _ = action.New(h.door).Account("smtp")
-	id, err := account.Test(t.Context(), action.Access{Secret: emailSecret, Base: h.base})
+	id, err := account.Test(t.Context(), action.Access{Secret: emailSecret, Base: h.base}, time.Now())
 	require.NoError(t, err)
 	require.Empty(t, id.Actor)
-	_, err = account.Test(t.Context(), action.Access{Secret: "relay:" + canary, Base: h.base})
+	_, err = account.Test(t.Context(), action.Access{Secret: "relay:" + canary, Base: h.base}, time.Now())
 	require.Equal(t, action.CodeUnauthorized, failure(t, err).Code)
 	hides(t, "", err)
 	require.Empty(t, h.Journal())

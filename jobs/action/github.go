@@ -28,11 +28,11 @@ func githubAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "github", Base: githubBase, BaseDoc: "the address of the API: of a GitHub Enterprise Server https://HOST/api/v3",
 		SecretDoc: "a personal access token, classic or fine-grained, that may write issues", Check: checkToken,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
 			var user struct {
 				Login string `json:"login"`
 			}
-			res, err := github{door: door}.ask(ctx, Send{Access: a, At: time.Now()}, question{method: http.MethodGet, path: "/user", out: &user})
+			res, err := github{door: door}.ask(ctx, Send{Access: a, At: at}, question{method: http.MethodGet, path: "/user", out: &user})
 			if err != nil {
 				return Identity{}, err
 			}

@@ -29,12 +29,12 @@ func gitlabAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "gitlab", Base: gitlabBase, BaseDoc: "the address of the API: of a GitLab of your own https://HOST/api/v4",
 		SecretDoc: "an access token, personal, of a project or of a group, with the scope api and a role that may comment", Check: checkToken,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
 			var user struct {
 				Username string `json:"username"`
 				Bot      bool   `json:"bot"`
 			}
-			_, err := gitlab{door: door}.ask(ctx, Send{Access: a, At: time.Now()}, question{method: http.MethodGet, path: "/user", out: &user})
+			_, err := gitlab{door: door}.ask(ctx, Send{Access: a, At: at}, question{method: http.MethodGet, path: "/user", out: &user})
 			if err != nil {
 				return Identity{}, err
 			}

@@ -201,7 +201,7 @@ func TestGitLabAccount_SaysWhoItIs(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "gitlab_note")
 	account, _ := action.New(devDoor()).Account("gitlab")
-	id, err := account.Test(t.Context(), action.Access{Secret: token, Base: s.base})
+	id, err := account.Test(t.Context(), action.Access{Secret: token, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, "project_5_bot_1", id.Actor)
 	require.Contains(t, id.Note, "bot")

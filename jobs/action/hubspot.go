@@ -22,8 +22,8 @@ func hubspotAccount(door *outbound.Door) Account {
 		Kind: "hubspot", Base: hubspotBase, BaseDoc: "the address of the API, if not " + hubspotBase,
 		SecretDoc: "the access token of a private app that may read and write contacts (crm.objects.contacts.read and .write), and the other records you write to",
 		Check:     checkToken,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
-			h, s := hubspot{door: door}, Send{Access: a}
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
+			h, s := hubspot{door: door}, Send{Access: a, At: at}
 			if _, err := h.ask(ctx, s, question{method: http.MethodGet, path: "/account-info/v3/details"}); err != nil {
 				return Identity{}, err
 			}

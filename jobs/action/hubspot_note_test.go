@@ -3,6 +3,7 @@ package action_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -96,11 +97,11 @@ func TestHubSpotAccount(t *testing.T) {
 	t.Parallel()
 	s := patient(t, "hubspot_note")
 	account, _ := action.New(devDoor()).Account("hubspot")
-	id, err := account.Test(t.Context(), action.Access{Secret: token, Base: s.base})
+	id, err := account.Test(t.Context(), action.Access{Secret: token, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, action.Identity{Actor: "54321"}, id, "as sourceId of the events that it causes")
 	s.Script(scripted.VendorStep{Status: 404}) // an OAuth token is no private app's
-	id, err = account.Test(t.Context(), action.Access{Secret: token, Base: s.base})
+	id, err = account.Test(t.Context(), action.Access{Secret: token, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Empty(t, id.Actor)
 	require.NotEmpty(t, id.Note)

@@ -3,6 +3,7 @@ package action
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"sluice/jobs/outbound"
 )
@@ -21,8 +22,8 @@ func intercomAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "intercom", Base: intercomBase, BaseDoc: "the address of the API: https://api.eu.intercom.io or https://api.au.intercom.io for workspaces hosted there",
 		SecretDoc: "the access token of an Intercom app that may read admins and write conversations", Check: checkToken,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
-			admin, err := intercom{door: door}.me(ctx, Send{Access: a})
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
+			admin, err := intercom{door: door}.me(ctx, Send{Access: a, At: at})
 			if err != nil {
 				return Identity{}, err
 			}

@@ -28,12 +28,12 @@ func jiraAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "jira", BaseDoc: "the address of the site, https://ACME.atlassian.net; of a token with scopes https://api.atlassian.com/ex/jira/CLOUD_ID",
 		SecretDoc: "EMAIL:API_TOKEN, the address of the account and a token of it", Check: checkJiraSecret,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
 			var user struct {
 				AccountID string `json:"accountId"`
 				Type      string `json:"accountType"`
 			}
-			_, err := jira{door: door}.ask(ctx, Send{Access: a, At: time.Now()}, question{method: http.MethodGet, path: "/myself", out: &user})
+			_, err := jira{door: door}.ask(ctx, Send{Access: a, At: at}, question{method: http.MethodGet, path: "/myself", out: &user})
 			if err != nil {
 				return Identity{}, err
 			}

@@ -3,6 +3,7 @@ package action_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -132,7 +133,7 @@ func TestJiraComment_LooksUntilItKnows(t *testing.T) {
 		"no total":     `{"comments": []}`,
 		"a gap":        `{"comments": [], "total": 7}`,
 	} {
-		s.Script(scripted.VendorStep{Reads: true, Status: 200, Body: body})
+		s.Script(slices.Repeat([]scripted.VendorStep{{Reads: true, Status: 200, Body: body}}, 10)...)
 		found, err = finder.Find(t.Context(), unknown)
 		require.Nil(t, found, name)
 		require.Equal(t, []any{action.CodeLookup, action.Retry}, []any{failure(t, err).Code, failure(t, err).Kind}, name)
@@ -173,7 +174,7 @@ func TestJiraAccount(t *testing.T) {
 		require.Equal(t, ok, account.Check(secret) == nil, secret)
 	}
 	s := serve(t, "jira_comment")
-	id, err := account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base})
+	id, err := account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, "5b10ac8d82e05b22cc7d4ef5", id.Actor, "as events name their user")
 	require.Error(t, action.New(devDoor()).CheckBase(account, ""))

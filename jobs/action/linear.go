@@ -28,14 +28,14 @@ func linearAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "linear", Base: linearBase, BaseDoc: "left out: Linear has one address",
 		SecretDoc: "a personal API key, lin_api_..., or an access token of OAuth, that may write comments", Check: checkToken,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
 			var who struct {
 				Viewer       struct{ ID string } `json:"viewer"`
 				Organization struct {
 					URLKey string `json:"urlKey"`
 				} `json:"organization"`
 			}
-			if _, err := (linear{door: door}).ask(ctx, Send{Access: a, At: time.Now()}, linearQuestion{Query: linearViewer}, &who); err != nil {
+			if _, err := (linear{door: door}).ask(ctx, Send{Access: a, At: at}, linearQuestion{Query: linearViewer}, &who); err != nil {
 				return Identity{}, err
 			}
 			return Identity{Actor: who.Viewer.ID, Note: "of the workspace " + strconv.Quote(who.Organization.URLKey)}, nil
@@ -86,7 +86,7 @@ func linearJudge(res outbound.Response, at time.Time) *Error {
 		} `json:"errors"`
 	}
 	if res.Status >= http.StatusInternalServerError || res.Truncated || json.Unmarshal(res.Body, &answer) != nil || len(answer.Errors) == 0 {
-		return nil
+		return nil // what is no answer of GraphQL is judged by its status
 	}
 	first := answer.Errors[0]
 	e := &Error{Code: CodeRefused, Kind: Refused, Message: "the target refused the request", Status: res.Status}

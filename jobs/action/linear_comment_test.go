@@ -156,7 +156,7 @@ func TestLinearAccount_KeysAndTokens(t *testing.T) {
 		base, err := vendor.Listen("127.0.0.1:0")
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, vendor.Close()) })
-		id, err := account.Test(t.Context(), action.Access{Secret: secret, Base: base})
+		id, err := account.Test(t.Context(), action.Access{Secret: secret, Base: base}, time.Now())
 		require.NoError(t, err, secret)
 		require.Equal(t, "aacdca22-6266-4c0a-ab3c-8fa70a26765c", id.Actor, "as events name their actor")
 		hides(t, secret, id)

@@ -28,8 +28,8 @@ func pagerdutyAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "pagerduty", Base: pagerdutyBase, BaseDoc: "the address of the API: https://api.eu.pagerduty.com for accounts hosted there",
 		SecretDoc: "EMAIL:KEY: the e-mail address of the user who is to write, a colon, and a REST API key that may write", Check: checkPagerduty,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
-			return pagerduty{door: door}.identity(ctx, Send{Access: a})
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
+			return pagerduty{door: door}.identity(ctx, Send{Access: a, At: at})
 		},
 	}
 }

@@ -2,6 +2,7 @@ package action_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -62,13 +63,13 @@ func TestPagerDutyAccount(t *testing.T) {
 	for _, bad := range []string{"just-a-key-without-mail", "bot@acme:abcdefgh", "bot@acme.example:short", "a@b@acme.example:abcdefgh"} {
 		require.Error(t, account.Check(bad), bad)
 	}
-	id, err := account.Test(t.Context(), action.Access{Secret: pagerdutySecret, Base: s.base})
+	id, err := account.Test(t.Context(), action.Access{Secret: pagerdutySecret, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, "PXPGF42", id.Actor, "a key of the account writes as the user of From")
 	s.Script(scripted.VendorStep{Reads: true, Status: 200, Body: `{"user": {"id": "PTUXL6G", "email": "bot@acme.example"}}`})
-	id, err = account.Test(t.Context(), action.Access{Secret: pagerdutySecret, Base: s.base})
+	id, err = account.Test(t.Context(), action.Access{Secret: pagerdutySecret, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, "PTUXL6G", id.Actor)
-	_, err = account.Test(t.Context(), action.Access{Secret: "bo@acme.exampl:tok_" + canary, Base: s.base})
+	_, err = account.Test(t.Context(), action.Access{Secret: "bo@acme.exampl:tok_" + canary, Base: s.base}, time.Now())
 	require.Equal(t, action.CodeCredential, failure(t, err).Code, "a part of an address is nobody")
 }

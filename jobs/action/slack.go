@@ -49,12 +49,12 @@ func slackAccount(door *outbound.Door) Account {
 
 // test asks who a token is. auth.test needs no scope; the scopes of a token stand in a header of every answer (docs.slack.dev/reference/methods/auth.test,
 // api.slack.com/docs/oauth-scopes). Messages of a bot name its user, and so does the change of one.
-func (c slack) test(ctx context.Context, a Access) (Identity, error) {
+func (c slack) test(ctx context.Context, a Access, at time.Time) (Identity, error) {
 	var who struct {
 		UserID string `json:"user_id"`
 		Team   string `json:"team"`
 	}
-	res, err := c.ask(ctx, Send{Access: a}, question{method: http.MethodPost, path: "/auth.test", in: struct{}{}, out: &who})
+	res, err := c.ask(ctx, Send{Access: a, At: at}, question{method: http.MethodPost, path: "/auth.test", in: struct{}{}, out: &who})
 	if err != nil {
 		return Identity{}, err
 	}

@@ -227,11 +227,11 @@ func TestSlackAccount(t *testing.T) {
 	}
 	s := serve(t, "slack_message")
 	access := action.Access{Secret: s.Case.Secret, Base: s.base}
-	id, err := account.Test(t.Context(), access)
+	id, err := account.Test(t.Context(), access, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, action.Identity{Actor: "U0SLUICE", Note: "the workspace Acme"}, id)
 	s.Script(scripted.VendorStep{Act: true, Status: 200, Header: map[string]string{"X-OAuth-Scopes": "chat:write.public"}, Body: `{"ok": true, "user_id": "U1"}`})
-	id, err = account.Test(t.Context(), access)
+	id, err = account.Test(t.Context(), access, time.Now())
 	require.NoError(t, err)
 	require.Contains(t, id.Note, "chat:write is missing")
 	require.Contains(t, id.Note, "channels:history is missing")

@@ -106,11 +106,11 @@ func vendorFields(t *testing.T, s *served) {
 	if account.Test == nil {
 		return
 	}
-	_, err := account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base})
+	_, err := account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base}, time.Now())
 	require.NoError(t, err)
 	require.Empty(t, s.Effects())
 	s.Expect("another")
-	_, err = account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base})
+	_, err = account.Test(t.Context(), action.Access{Secret: s.Case.Secret, Base: s.base}, time.Now())
 	require.Equal(t, action.CodeUnauthorized, failure(t, err).Code)
 	hides(t, s.Case.Secret, err)
 }

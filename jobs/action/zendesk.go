@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"sluice/jobs/outbound"
 )
@@ -23,14 +24,14 @@ func zendeskAccount(door *outbound.Door) Account {
 		Kind: "zendesk", BaseDoc: "the address of your account, https://ACME.zendesk.com",
 		SecretDoc: "an API token as EMAIL/token:TOKEN, with the e-mail address of the agent that is to write; or an OAuth access token that may read and write",
 		Check:     checkZendesk,
-		Test: func(ctx context.Context, a Access) (Identity, error) {
+		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
 			var me struct {
 				User struct {
 					ID   anID   `json:"id"`
 					Role string `json:"role"`
 				} `json:"user"`
 			}
-			_, err := zendesk{door: door}.ask(ctx, Send{Access: a}, question{method: http.MethodGet, path: "/api/v2/users/me", out: &me})
+			_, err := zendesk{door: door}.ask(ctx, Send{Access: a, At: at}, question{method: http.MethodGet, path: "/api/v2/users/me", out: &me})
 			if err != nil {
 				return Identity{}, err
 			}

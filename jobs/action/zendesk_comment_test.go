@@ -110,13 +110,13 @@ func TestZendeskAccount(t *testing.T) {
 	base, err := v.Listen("127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, v.Close()) })
-	id, err := account.Test(t.Context(), action.Access{Secret: zendeskSecret, Base: base})
+	id, err := account.Test(t.Context(), action.Access{Secret: zendeskSecret, Base: base}, time.Now())
 	require.NoError(t, err)
 	require.Equal(t, action.Identity{Actor: "8447388090495"}, id)
-	_, err = account.Test(t.Context(), action.Access{Secret: zendeskSecret})
+	_, err = account.Test(t.Context(), action.Access{Secret: zendeskSecret}, time.Now())
 	require.Equal(t, action.CodeCredential, failure(t, err).Code, "without an address nothing is asked")
 
 	nobody := answering(t, 200, nil, `{"user": {"id": null, "name": "Anonymous user", "role": "end-user"}}`)
-	_, err = account.Test(t.Context(), action.Access{Secret: zendeskSecret, Base: nobody})
+	_, err = account.Test(t.Context(), action.Access{Secret: zendeskSecret, Base: nobody}, time.Now())
 	require.Equal(t, action.CodeUnauthorized, failure(t, err).Code)
 }
