@@ -75,20 +75,10 @@ func (linearTaken) Error() string { return "the id is taken" }
 // Comment", "Entity Comment with id ... already exists.", is not documented, but told alike by several who have tried it; see linearComment.Do for what
 // happens where it is told otherwise.
 func linearJudge(res outbound.Response, at time.Time) *Error {
-	var answer struct {
-		Errors []struct {
-			Message    string `json:"message"`
-			Extensions struct {
-				Type        string `json:"type"`
-				Code        string `json:"code"`
-				Presentable string `json:"userPresentableMessage"`
-			} `json:"extensions"`
-		} `json:"errors"`
+	first, failed := linearFirst(res)
+	if !failed {
+		return nil // its status and its data say what there is to say
 	}
-	if res.Status >= http.StatusInternalServerError || res.Truncated || json.Unmarshal(res.Body, &answer) != nil || len(answer.Errors) == 0 {
-		return nil // what is no answer of GraphQL is judged by its status
-	}
-	first := answer.Errors[0]
 	e := &Error{Code: CodeRefused, Kind: Refused, Message: "the target refused the request", Status: res.Status}
 	switch kind := strings.ToLower(first.Extensions.Type); {
 	case first.Extensions.Code == "RATELIMITED", kind == "ratelimited":
@@ -107,6 +97,27 @@ func linearJudge(res outbound.Response, at time.Time) *Error {
 		e.RetryAfter = RetryAfter(res.Header, at)
 	}
 	return e
+}
+
+// A linearFault is an error of GraphQL as Linear writes it.
+type linearFault struct {
+	Message    string `json:"message"`
+	Extensions struct {
+		Type        string `json:"type"`
+		Code        string `json:"code"`
+		Presentable string `json:"userPresentableMessage"`
+	} `json:"extensions"`
+}
+
+// linearFirst is the first error of an answer, false where it tells of none. What comes with a 5xx may be of anything that stands before Linear.
+func linearFirst(res outbound.Response) (first linearFault, failed bool) {
+	var answer struct {
+		Errors []linearFault `json:"errors"`
+	}
+	if res.Status >= http.StatusInternalServerError || res.Truncated || json.Unmarshal(res.Body, &answer) != nil || len(answer.Errors) == 0 {
+		return linearFault{}, false
+	}
+	return answer.Errors[0], true
 }
 
 // linearWait is how long a limit lasts that is used up: of requests, of one kind of request, or of what they cost, each with a time in unix

@@ -29,7 +29,7 @@ func smtpAccount(door *outbound.Door) Account {
 	return Account{
 		Kind: "smtp", BaseDoc: "the mail server: smtp://HOST:587, which must offer STARTTLS, or smtps://HOST:465",
 		SecretDoc: "user:password of the mail server", Check: checkLogin, BaseCheck: c.checkServer,
-		Test: func(ctx context.Context, a Access, at time.Time) (Identity, error) {
+		Test: func(ctx context.Context, a Access, _ time.Time) (Identity, error) {
 			client, done, err := c.open(ctx, a, smtpName)
 			if err != nil {
 				return Identity{}, err
