@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -98,20 +96,14 @@ func NewTarget(c TargetConfig) (*Target, error) {
 // Listen serves the target on a loopback address such as "127.0.0.1:0" until Close, and returns its URL without a final
 // slash.
 func (t *Target) Listen(address string) (string, error) {
-	bind, err := netip.ParseAddrPort(address)
-	if err != nil || !bind.Addr().IsLoopback() {
-		return "", fmt.Errorf("listen on %q: expected a loopback address and a port, such as 127.0.0.1:0", address)
-	}
-	listener, err := net.Listen("tcp", address)
+	server, url, err := listenLoopback(address, t)
 	if err != nil {
-		return "", fmt.Errorf("listen on %s: %w", address, err)
+		return "", err
 	}
-	server := &http.Server{Handler: t, ReadHeaderTimeout: targetHeaderTimeout}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.servers = append(t.servers, server)
-	t.mu.Unlock()
-	go func() { _ = server.Serve(listener) }()
-	return "http://" + listener.Addr().String(), nil
+	return url, nil
 }
 
 // Close lets go of every request that hangs, stops listening and closes the journal file.
@@ -121,12 +113,7 @@ func (t *Target) Close() error {
 	servers := t.servers
 	t.servers = nil
 	t.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), targetShutdownTimeout)
-	defer cancel()
-	var failures []error
-	for _, server := range servers {
-		failures = append(failures, server.Shutdown(ctx))
-	}
+	failures := shutDown(servers)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.file != nil {

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,20 +111,14 @@ func (v *Vendor) Name() string { return v.name }
 
 // Listen serves on a loopback address such as "127.0.0.1:0" until Close, and returns its URL without a final slash.
 func (v *Vendor) Listen(address string) (string, error) {
-	bind, err := netip.ParseAddrPort(address)
-	if err != nil || !bind.Addr().IsLoopback() {
-		return "", fmt.Errorf("listen on %q: expected a loopback address and a port, such as 127.0.0.1:0", address)
-	}
-	listener, err := net.Listen("tcp", address)
+	server, url, err := listenLoopback(address, v)
 	if err != nil {
-		return "", fmt.Errorf("listen on %s: %w", address, err)
+		return "", err
 	}
-	server := &http.Server{Handler: v, ReadHeaderTimeout: targetHeaderTimeout}
 	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.servers = append(v.servers, server)
-	v.mu.Unlock()
-	go func() { _ = server.Serve(listener) }()
-	return "http://" + listener.Addr().String(), nil
+	return url, nil
 }
 
 // Close lets go of every request that hangs, and stops listening.
@@ -136,12 +128,7 @@ func (v *Vendor) Close() error {
 	servers := v.servers
 	v.servers = nil
 	v.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), targetShutdownTimeout)
-	defer cancel()
-	var failures []error
-	for _, server := range servers {
-		failures = append(failures, server.Shutdown(ctx))
-	}
+	failures := shutDown(servers)
 	return errors.Join(failures...)
 }
 
