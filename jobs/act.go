@@ -121,7 +121,7 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 		attribute.String("sluice.action_id", tenants.FormatID(tenants.ActionPrefix, a.ID)),
 		attribute.String("sluice.action_kind", a.Kind), attribute.Int("sluice.attempt", a.Attempt),
 	)
-	leave, away := w.hosts.enter(a.host, a.TenantID, credentialOf(a))
+	leave, away := w.hosts.enter(ctx, a.host, a.TenantID, credentialOf(a))
 	if away != nil {
 		return w.turnedAway(ctx, a, away)
 	}
@@ -140,7 +140,7 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 		case a.Attempt > a.AttemptsMax:
 			return w.failed(ctx, a, exhausted())
 		}
-		if leave, away = w.hosts.enter(a.host, a.TenantID, credentialOf(a)); away != nil {
+		if leave, away = w.hosts.enter(ctx, a.host, a.TenantID, credentialOf(a)); away != nil {
 			a.Was = db.ActionIntended // it surely was not made
 			return w.turnedAway(ctx, a, away)
 		}

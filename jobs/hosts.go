@@ -1,9 +1,11 @@
 package jobs
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,10 +26,15 @@ const (
 	hostOpenFor        = 15 * time.Second
 	hostBuckets        = 10
 	// hostShareOf is the part of the workers of a process that one tenant may have at one host, so that a slow host holds up nobody else.
-	hostShareOf = 4
+	hostShareOf = 2
+	// hostPatience is how long an attempt waits at a host for a place, with its worker, before it is turned away: where effects are quick none ever is.
+	hostPatience = 250 * time.Millisecond
+	// hostSlowness is the weight of the last turn in what a turn is taken to last.
+	hostSlowness = 8
+	hostJitterOf = 4
 	// hostsMax bounds how many hosts are known; past it, those that nothing is sent to are forgotten.
 	hostsMax = 10_000
-	// hostTurn is how long a turn at a host is taken to last, where more wait than may be there.
+	// hostTurn is how long a turn at a host is taken to last before one has been seen.
 	hostTurn = 500 * time.Millisecond
 )
 
@@ -40,7 +47,7 @@ type hosts struct {
 	all map[string]*host
 }
 
-// host is one host. All but the breaker is under the lock of hosts.
+// host is one host. All but the breaker is under the lock of hosts; inARow is under the breaker's.
 type host struct {
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 	// openUntil is when the breaker may let one through.
@@ -51,9 +58,11 @@ type host struct {
 
 // visitor is a tenant at a host.
 type visitor struct {
-	there  int
-	queued time.Time // when the next that is turned away comes again
-	paused map[uuid.UUID]time.Time
+	there   int
+	waiting []chan struct{} // closed, first come first, when a place is theirs
+	took    time.Duration   // what a turn lasts
+	queued  time.Time       // when the last that was turned away comes again
+	paused  map[uuid.UUID]time.Time
 }
 
 func newHosts(workers int, now func() time.Time) *hosts {
@@ -75,42 +84,87 @@ type turnedAway struct {
 	wait           time.Duration
 }
 
-// enter lets one attempt go to a host, and returns how to say how it went, or why it must wait. credential is uuid.Nil where there is none.
-func (h *hosts) enter(name string, tenantID, credential uuid.UUID) (leave func(error), away *turnedAway) {
+// enter lets one attempt go to a host, and returns how to say how it went, or why it must come again. Where its tenant has as many there as may be, it
+// waits a moment for a place. credential is uuid.Nil where there is none.
+func (h *hosts) enter(ctx context.Context, name string, tenantID, credential uuid.UUID) (leave func(error), away *turnedAway) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	now := h.now()
 	at, v := h.visit(name, tenantID)
-	if until := v.paused[credential]; until.After(now) {
-		return nil, &turnedAway{action.CodeRateLimited, "The target asked to be asked less often.", until.Sub(now)}
+	if until := v.paused[credential]; until.After(h.now()) {
+		defer h.mu.Unlock()
+		return nil, &turnedAway{action.CodeRateLimited, "The target asked to be asked less often.", until.Sub(h.now())}
 	}
-	if v.there >= h.share {
-		// Each is told a turn of its own.
-		turn := hostTurn / time.Duration(h.share)
-		if v.queued.Before(now) {
-			v.queued = now.Add(hostTurn)
-		}
-		v.queued = v.queued.Add(turn)
-		return nil, &turnedAway{reasonHostBusy, "As many effects are on their way to this host as may be at once.", v.queued.Sub(now)}
+	if v.there < h.share {
+		v.there++
+		h.mu.Unlock()
+	} else if !h.wait(ctx, v) {
+		defer h.mu.Unlock()
+		return nil, &turnedAway{reasonHostBusy, "As many effects are on their way to this host as may be at once.", h.turn(v)}
 	}
 	done, err := at.breaker.Allow()
 	if err != nil {
-		wait := max(at.openUntil.Sub(now), breakerWaitMin)
-		return nil, &turnedAway{reasonHostOpen, "The target's host failed too often of late, so it is left alone for a while.", wait + jitter(wait/4)}
-	}
-	v.there++
-	return func(err error) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		v.there--
+		v.free()
+		wait := max(at.openUntil.Sub(h.now()), breakerWaitMin)
+		return nil, &turnedAway{reasonHostOpen, "The target's host failed too often of late, so it is left alone for a while.", wait + jitter(wait/hostJitterOf)}
+	}
+	began := h.now()
+	return func(err error) {
+		h.mu.Lock()
+		v.free()
+		v.took += (h.now().Sub(began) - v.took) / hostSlowness
 		if e, ok := errors.AsType[*action.Error](err); ok && e.Code == action.CodeRateLimited {
 			if v.paused == nil {
 				v.paused = map[uuid.UUID]time.Time{}
 			}
 			v.paused[credential] = h.now().Add(orDefault(e.RetryAfter, rateLimitWait))
 		}
+		h.mu.Unlock()
 		done(troubled(err))
 	}, nil
+}
+
+// wait waits for a place of a visitor, with the lock, which it gives up where it got one, and else still has.
+func (h *hosts) wait(ctx context.Context, v *visitor) bool {
+	mine := make(chan struct{})
+	v.waiting = append(v.waiting, mine)
+	h.mu.Unlock()
+	timer := time.NewTimer(hostPatience)
+	defer timer.Stop()
+	select {
+	case <-mine:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	i := slices.Index(v.waiting, mine)
+	if i < 0 { // it was given at this very moment
+		h.mu.Unlock()
+		return true
+	}
+	v.waiting = slices.Delete(v.waiting, i, i+1)
+	return false
+}
+
+// free gives a place to who waits for it first, or back.
+func (v *visitor) free() {
+	if len(v.waiting) == 0 {
+		v.there--
+		return
+	}
+	close(v.waiting[0])
+	v.waiting = v.waiting[1:]
+}
+
+// turn is when one that is turned away comes again: each is told a turn of its own.
+func (h *hosts) turn(v *visitor) time.Duration {
+	now := h.now()
+	if first := now.Add(v.took); v.queued.Before(first) {
+		v.queued = first
+	}
+	v.queued = v.queued.Add(v.took / time.Duration(h.share))
+	return v.queued.Sub(now)
 }
 
 // visit finds or makes a host and a visitor of it.
@@ -130,7 +184,7 @@ func (h *hosts) visit(name string, tenantID uuid.UUID) (*host, *visitor) {
 	}
 	v := at.visitors[tenantID]
 	if v == nil {
-		v = &visitor{}
+		v = &visitor{took: hostTurn}
 		at.visitors[tenantID] = v
 	}
 	return at, v
@@ -146,9 +200,9 @@ func (at *host) idle() bool {
 	return true
 }
 
-// newBreaker makes the breaker of a host. gobreaker calls back under its own lock, inside of Allow and done, which are called under that of hosts.
+// newBreaker makes the breaker of a host. gobreaker calls back under its own lock, inside of Allow and done, which are called without that of hosts.
 func (h *hosts) newBreaker(at *host) *gobreaker.TwoStepCircuitBreaker[struct{}] {
-	openFor := hostOpenFor + rand.N(hostOpenFor/hostShareOf)
+	openFor := hostOpenFor + rand.N(hostOpenFor/hostJitterOf)
 	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Interval: hostWindow, BucketPeriod: hostWindow / hostBuckets, Timeout: openFor,
 		IsExcluded: func(err error) bool { return errors.Is(err, errNothing) },
@@ -166,7 +220,9 @@ func (h *hosts) newBreaker(at *host) *gobreaker.TwoStepCircuitBreaker[struct{}] 
 		},
 		OnStateChange: func(_ string, _, to gobreaker.State) {
 			if to == gobreaker.StateOpen {
+				h.mu.Lock()
 				at.openUntil = h.now().Add(openFor)
+				h.mu.Unlock()
 			}
 			if to == gobreaker.StateClosed {
 				at.inARow = 0

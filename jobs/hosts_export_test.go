@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"context"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,8 +14,8 @@ type Hosts struct{ *hosts }
 func NewHosts(workers int) Hosts { return Hosts{newHosts(workers, time.Now)} }
 
 // Enter lets one attempt go to a host, or says why it must wait, and for how long.
-func (h Hosts) Enter(name string, tenantID, credential uuid.UUID) (leave func(error), reason string, wait time.Duration) {
-	leave, away := h.enter(name, tenantID, credential)
+func (h Hosts) Enter(ctx context.Context, name string, tenantID, credential uuid.UUID) (leave func(error), reason string, wait time.Duration) {
+	leave, away := h.enter(ctx, name, tenantID, credential)
 	if away != nil {
 		return nil, away.reason, away.wait
 	}
