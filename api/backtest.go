@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 
@@ -54,7 +55,9 @@ func (a *API) backtest(ctx context.Context, in *backtestInput) (*made[ReplayAnsw
 	if err != nil {
 		return nil, invalidAt("body.draft", "expected an object")
 	}
-	return create(ctx, a, in.Caller, in.Creating, string(asked)+in.Body.MaxCostUSD, func(tx db.TenantTx) (ReplayAnswer, error) {
+	// All of the request, so that a price that was asked for before is no answer to the backtest itself.
+	request := fmt.Sprint(string(asked), dry, in.Body.PerSecond, in.Body.MaxCostUSD)
+	return create(ctx, a, in.Caller, in.Creating, request, func(tx db.TenantTx) (ReplayAnswer, error) {
 		row, err := tx.AutomationGet(ctx, id)
 		if err != nil {
 			return ReplayAnswer{}, err
@@ -78,7 +81,7 @@ func (a *API) backtest(ctx context.Context, in *backtestInput) (*made[ReplayAnsw
 		if len(faults) > 0 {
 			return ReplayAnswer{}, faults[0] // cannot be: it was checked
 		}
-		if err := a.replayCost(ctx, tx, &plan, ReplayPrice{DryRun: dry, Count: len(plan.items), By: map[string]int{}}, compiled); err != nil || dry {
+		if err := a.replayCost(ctx, tx, &plan, ReplayPrice{DryRun: dry, Count: len(plan.items), By: map[string]int{}}, compiled, sameModel(row, v)); err != nil || dry {
 			return ReplayAnswer{ReplayPrice: &plan.price}, err
 		}
 		version, err := tx.AutomationDraft(ctx, id, v.stored, db.DraftBacktest, in.KeyID)
@@ -88,7 +91,7 @@ func (a *API) backtest(ctx context.Context, in *backtestInput) (*made[ReplayAnsw
 		replayID := tenants.NewID()
 		if err := tx.ReplayInsert(ctx, db.Replay{
 			ID: replayID, Kind: db.KindBacktest, Mode: db.ReplayShadow, Asked: asked, AutomationID: &id, AutomationVersion: &version,
-			PerSecond: orFloat(in.Body.PerSecond, replayPerSecond), MaxCostPico: plan.most, EstimatePico: plan.worst, WorstPico: plan.worst, CreatedBy: &in.KeyID,
+			PerSecond: orFloat(in.Body.PerSecond, replayPerSecond), MaxCostPico: plan.most, EstimatePico: plan.mean, WorstPico: plan.worst, CreatedBy: &in.KeyID,
 		}, plan.items); err != nil {
 			return ReplayAnswer{}, err
 		}
@@ -134,3 +137,11 @@ func (a *API) backtestItems(ctx context.Context, tx db.TenantTx, row db.Automati
 
 // ofService says whether a run was made by a version in service, and not by one that was tried.
 func ofService(r db.Run) bool { return r.Purpose == db.PurposeEvent || r.Purpose == db.PurposeReplay }
+
+// sameModel says whether a draft asks the model that is in service.
+func sameModel(row db.Automation, v automationValue) bool {
+	var service struct {
+		Model string `json:"model"`
+	}
+	return json.Unmarshal(row.Spec, &service) == nil && service.Model == v.spec.Model
+}

@@ -17,6 +17,7 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
+	"sluice/jobs"
 	"sluice/tenants"
 )
 
@@ -304,7 +305,12 @@ func (a *API) replayCreate(ctx context.Context, in *replayCreateInput) (*made[Re
 			MaxCostPico: plan.most, EstimatePico: plan.mean, WorstPico: plan.worst, CreatedBy: &in.KeyID,
 		}, plan.items)
 		if errors.Is(err, db.ErrConflict) {
-			return ReplayAnswer{}, conflict("replay.different", "Somebody asks for a replay of this id at this very moment. Read it.")
+			// The same was asked for at the same moment, and came first.
+			there, err := tx.ReplayGet(ctx, id)
+			if err != nil {
+				return ReplayAnswer{}, err
+			}
+			return a.replayTwice(ctx, tx, there, asked)
 		} else if err != nil {
 			return ReplayAnswer{}, err
 		}
@@ -361,11 +367,11 @@ func (a *API) replayPlan(ctx context.Context, tx db.TenantTx, asked ReplayAsked)
 		plan.price = price
 		return plan, nil
 	}
-	return plan, a.replayCost(ctx, tx, &plan, price, nil)
+	return plan, a.replayCost(ctx, tx, &plan, price, nil, true)
 }
 
-// replayCost prices the items, automation by automation: at its version of now, or as draft says.
-func (a *API) replayCost(ctx context.Context, tx db.TenantTx, plan *replayPlan, price ReplayPrice, draft *automations.Compiled) error {
+// replayCost prices the items, automation by automation: at its version of now, or as draft says; alike as for jobs.PriceItems.
+func (a *API) replayCost(ctx context.Context, tx db.TenantTx, plan *replayPlan, price ReplayPrice, draft *automations.Compiled, alike bool) error {
 	byAutomation := map[uuid.UUID][]db.ReplayItem{}
 	for _, i := range plan.items {
 		byAutomation[i.AutomationID] = append(byAutomation[i.AutomationID], i)
@@ -382,7 +388,7 @@ func (a *API) replayCost(ctx context.Context, tx db.TenantTx, plan *replayPlan, 
 		if compiled == nil {
 			continue // it is skipped when its turn comes, and says so
 		}
-		p, err := priceItems(ctx, tx, compiled, items)
+		p, err := jobs.PriceItems(ctx, tx, compiled, items, alike)
 		if err != nil {
 			return err
 		}

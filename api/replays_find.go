@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,12 +11,8 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
-	"sluice/jobs"
 	"sluice/tenants"
 )
-
-// priceItems finds the price of items of one automation.
-var priceItems = jobs.PriceItems
 
 // compiledNow is an automation as it is now, nil if it was deleted or no longer compiles.
 func (a *API) compiledNow(ctx context.Context, tx db.TenantTx, id uuid.UUID) (*automations.Compiled, error) {
@@ -88,7 +85,7 @@ func (a *API) replayOfRuns(ctx context.Context, tx db.TenantTx, asked ReplayAske
 		return nil, err
 	}
 	var items []db.ReplayItem
-	seen := map[[2]uuid.UUID]bool{}
+	seen := map[[2]uuid.UUID]int{}
 	for i, id := range ids {
 		run, err := tx.RunGet(ctx, id)
 		if errors.Is(err, db.ErrNotFound) {
@@ -96,9 +93,12 @@ func (a *API) replayOfRuns(ctx context.Context, tx db.TenantTx, asked ReplayAske
 		} else if err != nil {
 			return nil, err
 		}
-		if key := [2]uuid.UUID{run.EventID, run.AutomationID}; !seen[key] {
-			seen[key] = true
+		key := [2]uuid.UUID{run.EventID, run.AutomationID}
+		if at, twice := seen[key]; !twice {
+			seen[key] = len(items)
 			items = append(items, db.ReplayItem{EventID: run.EventID, AutomationID: run.AutomationID, RunID: &run.ID})
+		} else if bytes.Compare(run.ID[:], items[at].RunID[:]) > 0 {
+			items[at].RunID = &run.ID // of two the later one says how it stands
 		}
 	}
 	return items, nil
@@ -158,7 +158,7 @@ func (a *API) replayEvents(ctx context.Context, tx db.TenantTx, asked ReplayAske
 		return events, err
 	}
 	var events []db.Event
-	for i, text := range asked.Events {
+	for i, text := range distinctTexts(asked.Events) {
 		id, ok := tenants.ParseID(tenants.EventPrefix, text)
 		var e db.Event
 		err := db.ErrNotFound

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -85,9 +84,9 @@ type reviewInput struct {
 
 	ID   string `path:"id" doc:"run_..."`
 	Body struct {
-		Verdict string     `json:"verdict" enum:"approve,reject"`
-		Output  *exactJSON `json:"output,omitempty" doc:"with approve: what is to be posted in place of the run's output, as the automation's output_schema wants it, or a text where it has none"`
-		Note    string     `json:"note,omitempty" maxLength:"2000" doc:"why, for others"`
+		Verdict string    `json:"verdict" enum:"approve,reject"`
+		Output  exactJSON `json:"output,omitempty" doc:"with approve: what is to be posted in place of the run's output, as the automation's output_schema wants it, or a text where it has none"`
+		Note    string    `json:"note,omitempty" maxLength:"2000" doc:"why, for others"`
 	}
 }
 
@@ -126,13 +125,13 @@ func (a *API) runReview(ctx context.Context, in *reviewInput) (*runFullOutput, e
 
 // editedOutput is the output that came with a verdict, nil for none, or what is wrong with it whatever the automation is.
 func editedOutput(in *reviewInput) (json.RawMessage, error) {
-	if strings.ContainsRune(in.Body.Note, 0) {
-		return nil, invalidAt("body.note", "expected a text without NUL characters")
-	}
-	if in.Body.Output == nil {
+	raw := in.Body.Output.raw
+	if len(raw) == 0 {
 		return nil, nil
 	}
-	raw := in.Body.Output.raw
+	if string(raw) == "null" {
+		return nil, invalidAt("body.output", "expected the output as it is to be posted; leave it out to approve what the run has")
+	}
 	if in.Body.Verdict == db.VerdictReject {
 		return nil, invalidAt("body.output", "expected with approve only: nothing is sent of a run that is rejected")
 	}

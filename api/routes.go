@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -95,6 +97,9 @@ func register[I, O any](a *API, who class, op huma.Operation, handler func(conte
 	}
 	a.routes.who = who
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		if err := invalid(bodyFaults(in)); err != nil {
+			return nil, a.fault(ctx, err)
+		}
 		out, err := handler(ctx, in)
 		if err != nil {
 			return nil, a.fault(ctx, err)
@@ -104,4 +109,21 @@ func register[I, O any](a *API, who class, op huma.Operation, handler func(conte
 		}
 		return out, nil
 	})
+}
+
+// bodyFaults finds texts of a body that the database cannot keep or look for: those with a NUL. A body that a handler reads itself is the handler's.
+func bodyFaults(in any) []Fault {
+	body := reflect.ValueOf(in).Elem().FieldByName("Body")
+	if !body.IsValid() {
+		return nil
+	}
+	text, err := json.Marshal(body.Interface())
+	if err != nil || !bytes.Contains(text, []byte(`\u0000`)) {
+		return nil
+	}
+	var value any
+	if err := json.Unmarshal(text, &value); err != nil { // cannot be: it was just written
+		return nil
+	}
+	return nulFaults("body", value)
 }

@@ -87,16 +87,21 @@ type Call struct {
 
 // Action is one effect outside.
 type Action struct {
-	ID          string          `json:"id"`
-	Kind        string          `json:"kind"`
-	State       string          `json:"state" enum:"proposed,intended,in_flight,confirmed,failed,unknown,withheld"`
-	Reason      string          `json:"reason,omitempty"`
-	Detail      string          `json:"detail,omitempty"`
-	Target      string          `json:"target,omitempty"`
-	ContentType string          `json:"content_type,omitempty"`
-	Body        string          `json:"body,omitempty" doc:"what is sent, in review would be, or in shadow mode would have been; at most 16 KiB of it"`
-	BodyCut     bool            `json:"body_cut,omitempty" doc:"the body is longer than shown"`
-	Signed      bool            `json:"signed,omitempty"`
+	ID          string `json:"id"`
+	Kind        string `json:"kind"`
+	State       string `json:"state" enum:"proposed,intended,in_flight,confirmed,failed,unknown,withheld"`
+	Reason      string `json:"reason,omitempty"`
+	Detail      string `json:"detail,omitempty"`
+	Target      string `json:"target,omitempty"`
+	ContentType string `json:"content_type,omitempty"`
+	Body        string `json:"body,omitempty" doc:"what is sent, in review would be, or in shadow mode would have been; at most 16 KiB of it"`
+	BodyCut     bool   `json:"body_cut,omitempty" doc:"the body is longer than shown"`
+	Signed      bool   `json:"signed,omitempty"`
+
+	Fields map[string]string `json:"fields,omitempty" doc:"what else is sent, or says where: a subject, whether customers see it, a method"`
+	Once   string            `json:"once,omitempty" enum:"key,mark,never" doc:"how it is kept from being made twice: by a key that its target knows, by a mark that is looked for, or not at all"`
+	Update bool              `json:"update,omitempty" doc:"it changes the last one on the same target, where there is one"`
+
 	Receipt     *Receipt        `json:"receipt,omitempty"`
 	Attempt     int             `json:"attempt"`
 	AttemptsMax int             `json:"attempts_max"`
@@ -155,7 +160,7 @@ func toAction(a db.Action, attempts []db.ActionAttempt) Action {
 	}
 	var effect action.Effect
 	if json.Unmarshal(a.Effect, &effect) == nil {
-		out.ContentType, out.Signed = effect.ContentType, effect.Signed
+		out.ContentType, out.Signed, out.Fields, out.Once, out.Update = effect.ContentType, effect.Signed, effect.Args, string(effect.Once), effect.Update
 		out.Body, out.BodyCut = shownBody(effect.Body)
 	}
 	var receipt Receipt
@@ -367,7 +372,9 @@ func (a *API) retryDead(ctx context.Context, tx db.TenantTx, r db.Run) error {
 			return err
 		}
 		for _, one := range failed {
-			if err := tx.ActionRetry(ctx, one.ActionID, jobs.ActionAttemptsMore); err != nil {
+			if err := tx.ActionRetry(ctx, one.ActionID, jobs.ActionAttemptsMore); errors.Is(err, db.ErrConflict) {
+				return conflict("run.not_retryable", "Another run has made this very effect meanwhile, or may have: it is not made twice.")
+			} else if err != nil {
 				return err
 			}
 		}

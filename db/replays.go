@@ -78,21 +78,24 @@ const replayItemColumns = `i.position, i.event_id, i.automation_id, i.run_id, i.
 
 const replayInsertSQL = `
 insert into sluice.replays (tenant_id, id, kind, mode, asked, automation_id, automation_version, forced, per_second, max_cost_pico, items, estimate_pico, worst_pico, created_by)
-values (@tenant_id, @id, @kind, @mode, @asked, @automation_id, @automation_version, @forced, @per_second, @max_cost_pico, @items, @estimate_pico, @worst_pico, @created_by)`
+values (@tenant_id, @id, @kind, @mode, @asked, @automation_id, @automation_version, @forced, @per_second, @max_cost_pico, @items, @estimate_pico, @worst_pico, @created_by)
+on conflict do nothing`
 
 const replayItemsInsertSQL = `
 insert into sluice.replay_items (tenant_id, replay_id, position, event_id, automation_id, run_id)
 select @tenant_id, @replay_id, i.position, i.event_id, i.automation_id, i.run_id
 from unnest(@events::uuid[], @automations::uuid[], @runs::uuid[]) with ordinality as i (event_id, automation_id, run_id, position)`
 
-// ReplayInsert keeps a replay with its items, in their order. ErrConflict: there is one of this id.
+// ReplayInsert keeps a replay with its items, in their order. ErrConflict: there is one of this id, which can be read now; the transaction goes on.
 func (tx TenantTx) ReplayInsert(ctx context.Context, r Replay, items []ReplayItem) error {
-	if _, err := run(ctx, tx.tx, replayInsertSQL, tx.with(args{
+	if n, err := run(ctx, tx.tx, replayInsertSQL, tx.with(args{
 		"id": r.ID, "kind": r.Kind, "mode": r.Mode, "asked": r.Asked, "automation_id": r.AutomationID, "automation_version": r.AutomationVersion,
 		"forced": r.Forced, "per_second": r.PerSecond, "max_cost_pico": r.MaxCostPico, "items": len(items), "estimate_pico": r.EstimatePico,
 		"worst_pico": r.WorstPico, "created_by": r.CreatedBy,
 	})); err != nil {
 		return err
+	} else if n == 0 {
+		return ErrConflict
 	}
 	var events, automations, runs pgtype.FlatArray[pgtype.UUID]
 	for _, i := range items {
@@ -110,11 +113,35 @@ func (tx TenantTx) ReplayGet(ctx context.Context, id uuid.UUID) (Replay, error) 
 }
 
 const replayListSQL = `
-select ` + replayColumns + ` from sluice.replays p where p.tenant_id = @tenant_id and p.id < @before order by p.id desc limit @limit`
+select ` + replayColumns + ` from sluice.replays p
+where p.tenant_id = @tenant_id and (@before::uuid is null
+    or (p.created_at, p.id) < (select b.created_at, b.id from sluice.replays b where b.tenant_id = @tenant_id and b.id = @before))
+order by p.created_at desc, p.id desc limit @limit`
 
-// ReplayList lists replays, newest first.
+// ReplayList lists replays, newest first. Their ids do not say when they were made: a caller may choose them.
 func (tx TenantTx) ReplayList(ctx context.Context, p Page) ([]Replay, error) {
-	return many[Replay](ctx, tx.tx, replayListSQL, tx.with(args{"before": p.before(), "limit": p.Limit}))
+	a := args{"before": nil, "limit": p.Limit}
+	if p.Before != uuid.Nil {
+		a["before"] = p.Before
+	}
+	return many[Replay](ctx, tx.tx, replayListSQL, tx.with(a))
+}
+
+// Try runs fn within a savepoint: where it fails, what it wrote is undone, and the transaction goes on.
+func (tx TenantTx) Try(ctx context.Context, fn func(TenantTx) error) error {
+	inner, err := tx.tx.Begin(ctx)
+	if err != nil {
+		return translate(err)
+	}
+	within := tx
+	within.tx = inner
+	if err := fn(within); err != nil {
+		if fault := inner.Rollback(ctx); fault != nil {
+			return translate(fault)
+		}
+		return translate(err)
+	}
+	return translate(inner.Commit(ctx))
 }
 
 // ReplayItemSeen is an item with the run that it repeats and the one that it became.
@@ -217,6 +244,14 @@ func (tx TenantTx) ReplayAdvance(ctx context.Context, id uuid.UUID, position int
 	return touched(run(ctx, tx.tx, replayAdvanceSQL, tx.with(args{"id": id, "position": position, "paced_at": pacedAt})))
 }
 
+const replayTouchSQL = `update sluice.replays set updated_at = now() where tenant_id = @tenant_id and id = @id and finished_at is null`
+
+// ReplayTouch says that a replay was looked at, so that others come before it.
+func (tx TenantTx) ReplayTouch(ctx context.Context, id uuid.UUID) error {
+	_, err := run(ctx, tx.tx, replayTouchSQL, tx.with(args{"id": id}))
+	return err
+}
+
 const replayEndSQL = `
 update sluice.replays set status = @status, reason = @reason, detail = @detail, finished_at = now(), updated_at = now()
 where tenant_id = @tenant_id and id = @id and finished_at is null`
@@ -303,7 +338,7 @@ func (tx TenantTx) EffectMade(ctx context.Context, eventID, automationID uuid.UU
 const runCostMeanSQL = `
 select coalesce(avg(cost_pico), -1)::bigint from (
     select r.cost_pico from sluice.runs r
-    where r.tenant_id = @tenant_id and r.automation_id = @automation_id and r.status = 'done' and r.cost_pico > 0 order by r.id desc limit 200) last`
+    where r.tenant_id = @tenant_id and r.automation_id = @automation_id and r.status = 'done' and r.cost_pico > 0 and r.purpose in ('event', 'replay') order by r.id desc limit 200) last`
 
 // RunCostMean is what the last runs of an automation have cost on average, in pico-USD; -1 where none has cost anything.
 func (tx TenantTx) RunCostMean(ctx context.Context, automationID uuid.UUID) (int64, error) {

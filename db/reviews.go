@@ -80,22 +80,15 @@ where tenant_id = @tenant_id and run_id = @run_id and state = 'proposed' returni
 
 // ActionApprove lets the proposed action of a run go, as a is, and returns its id. ErrConflict: the same effect was made before, or may have been; the
 // transaction goes on. ErrNotFound: nothing is proposed.
-func (tx TenantTx) ActionApprove(ctx context.Context, a Action) (uuid.UUID, error) {
+func (tx TenantTx) ActionApprove(ctx context.Context, a Action) (id uuid.UUID, err error) {
 	// Within a savepoint: a unique index that refuses would end the transaction.
-	inner, err := tx.tx.Begin(ctx)
-	if err != nil {
-		return uuid.Nil, translate(err)
-	}
-	id, err := value[uuid.UUID](ctx, inner, actionApproveSQL, tx.with(args{
-		"run_id": a.RunID, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect, "updates": a.Updates,
-	}))
-	if err != nil {
-		if fault := inner.Rollback(ctx); fault != nil {
-			return uuid.Nil, translate(fault)
-		}
-		return uuid.Nil, err
-	}
-	return id, translate(inner.Commit(ctx))
+	err = tx.Try(ctx, func(tx TenantTx) error {
+		id, err = value[uuid.UUID](ctx, tx.tx, actionApproveSQL, tx.with(args{
+			"run_id": a.RunID, "key": a.Key, "target": a.Target, "credential_id": a.CredentialID, "effect": a.Effect, "updates": a.Updates,
+		}))
+		return err
+	})
+	return id, err
 }
 
 const actionsWithholdSQL = `

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
+
+	"github.com/google/uuid"
 
 	"sluice/db"
 	"sluice/tenants"
@@ -17,8 +20,10 @@ const (
 	replaysMax  = 50
 	// replayTimeout bounds one look.
 	replayTimeout = 30 * time.Second
-	// replayItemsMax bounds what one look begins of a replay.
+	// replayItemsMax bounds what one look begins, or skips, of a replay.
 	replayItemsMax = 100
+	// replayTriesMax is how often an item may fail to begin, for a reason that nobody thought of, before it is skipped: others stand behind it.
+	replayTriesMax = 5
 	// replayUnderWay is how many runs of a replay may be under way at once: it waits for them before it begins more.
 	replayUnderWay = 500
 	// replayLag puts the runs of a replay behind fresh events.
@@ -32,7 +37,12 @@ type replayer struct {
 	compiled *Compiled
 	log      *slog.Logger
 	now      func() time.Time
+
+	// failed are the items that have failed to begin, each the first of its replay that has not begun, with how often they have.
+	failed map[uuid.UUID]failedItem
 }
+
+type failedItem struct{ position, times int }
 
 func (r *replayer) loop(ctx context.Context) {
 	every(ctx, replayEvery, func(ctx context.Context) {
@@ -67,6 +77,8 @@ func (r *replayer) tick(ctx context.Context) error {
 		})
 		if err != nil {
 			faults = append(faults, fmt.Errorf("replay %s: %w", tenants.FormatID(tenants.ReplayPrefix, one.ID), err))
+			// Those that fail must not stand before all others for ever.
+			faults = append(faults, r.db.Tenant(ctx, one.TenantID, func(tx db.TenantTx) error { return tx.ReplayTouch(ctx, one.ID) }))
 		}
 	}
 	return errors.Join(faults...)
@@ -113,59 +125,113 @@ func (r *replayer) goOn(ctx context.Context, tx db.TenantTx, p db.Replay) error 
 		}
 		return tx.ReplayEnd(ctx, p.ID, db.ReplayStopped, "replay.max_cost", "Its runs have cost "+usd(s.cost)+" USD: max_cost_usd was reached.")
 	}
-	due := min(r.due(p), replayUnderWay-s.underWay)
+	due, at := r.due(p)
+	due = min(due, replayUnderWay-s.underWay)
 	if p.MaxCostPico != nil && perItem(p) > 0 {
-		// Not more than the ceiling has room for, by what an item is expected to cost; one at least.
+		// Not more than the ceiling has room for, by the most that an item may cost; one at least.
 		room := (*p.MaxCostPico - s.cost - int64(s.underWay)*perItem(p)) / perItem(p)
 		due = min(due, int(max(room, 1)))
 	}
 	if due <= 0 {
 		return tx.ReplayAdvance(ctx, p.ID, p.Position, nil)
 	}
-	items, err := tx.ReplayNext(ctx, p, due)
+	items, err := tx.ReplayNext(ctx, p, replayItemsMax)
 	if err != nil {
 		return err
 	}
-	var runs []RunArgs
-	var actions []ActionArgs
+	started := 0
 	for _, item := range items {
-		begun, err := r.begin(ctx, tx, p, &item)
-		if err != nil {
-			return fmt.Errorf("begin item %d: %w", item.Position, err)
+		if started == due {
+			break
 		}
-		runs, actions = append(runs, begun.runs...), append(actions, begun.actions...)
-		if err := tx.ReplayItemStep(ctx, p.ID, item); err != nil {
-			return err
+		if err := r.beginOne(ctx, tx, p, &item); err != nil {
+			// What has begun before it stands; it is tried again at the next look.
+			r.log.WarnContext(ctx, "an item of a replay did not begin", "replay_id", tenants.FormatID(tenants.ReplayPrefix, p.ID), "position", item.Position, "error", err)
+			break
+		}
+		if item.State == db.ItemStarted {
+			started++
 		}
 		p.Position = item.Position
 	}
-	if err := r.poster.PostRuns(ctx, tx.Pgx(), runs); err != nil {
-		return err
+	if started == 0 {
+		return tx.ReplayAdvance(ctx, p.ID, p.Position, nil) // what is skipped takes nobody's time
 	}
-	if err := r.poster.PostActions(ctx, tx.Pgx(), actions); err != nil {
-		return err
-	}
-	now := r.now()
+	now := at(started)
 	return tx.ReplayAdvance(ctx, p.ID, p.Position, &now)
 }
 
-// perItem is what an item is expected to cost.
+// beginOne begins an item with its jobs, or skips it, within a savepoint: what goes wrong with it undoes nothing of the others.
+func (r *replayer) beginOne(ctx context.Context, tx db.TenantTx, p db.Replay, item *db.ReplayItem) error {
+	asked := *item
+	err := tx.Try(ctx, func(tx db.TenantTx) error {
+		begun, err := r.begin(ctx, tx, p, item)
+		if err != nil {
+			return err
+		}
+		if err := r.poster.PostRuns(ctx, tx.Pgx(), begun.runs); err != nil {
+			return err
+		}
+		if err := r.poster.PostActions(ctx, tx.Pgx(), begun.actions); err != nil {
+			return err
+		}
+		return tx.ReplayItemStep(ctx, p.ID, *item)
+	})
+	if err == nil || errors.Is(err, db.ErrUnavailable) || ctx.Err() != nil {
+		return err
+	}
+	*item = asked
+	if p.Mode == db.ReplayFromAction && errors.Is(err, db.ErrConflict) {
+		_, _ = skip(item, "replay.effect_made", "Another run has made this very effect meanwhile, or may have.")
+		return tx.ReplayItemStep(ctx, p.ID, *item)
+	}
+	if !r.hopeless(p.ID, item.Position) {
+		return err
+	}
+	r.log.ErrorContext(ctx, "an item of a replay cannot begin", "replay_id", tenants.FormatID(tenants.ReplayPrefix, p.ID), "position", item.Position, "error", err)
+	_, _ = skip(item, reasonInternal, "Something went wrong inside Sluice; the operator's log has it.")
+	return tx.ReplayItemStep(ctx, p.ID, *item)
+}
+
+// hopeless counts how often an item has failed to begin, and says whether that was too often.
+func (r *replayer) hopeless(id uuid.UUID, position int) bool {
+	if r.failed == nil || len(r.failed) > replaysMax {
+		r.failed = map[uuid.UUID]failedItem{}
+	}
+	f := r.failed[id]
+	if f.position != position {
+		f = failedItem{position: position}
+	}
+	f.times++
+	r.failed[id] = f
+	return f.times >= replayTriesMax
+}
+
+// perItem is the most that an item is expected to cost: a ceiling is passed by no more than one of them.
 func perItem(p db.Replay) int64 {
 	if p.Items == 0 {
 		return 0
 	}
-	return p.EstimatePico / int64(p.Items)
+	return p.WorstPico / int64(p.Items)
 }
 
-// due is how many items may begin now: a pause earns no burst.
-func (r *replayer) due(p db.Replay) int {
-	since := replayEvery
-	if p.PacedAt != nil {
-		since = min(r.now().Sub(*p.PacedAt), max(time.Second, time.Duration(float64(time.Second)/p.PerSecond)))
-	}
-	n := int(since.Seconds() * p.PerSecond)
+// due is how many items may begin now, and how far the pace has come when so many have: what is left of a look is not lost, and a pause earns no burst.
+func (r *replayer) due(p db.Replay) (n int, at func(started int) time.Time) {
+	now := r.now()
 	if p.PacedAt == nil {
-		n = max(n, 1)
+		return 1, func(int) time.Time { return now }
 	}
-	return min(n, replayItemsMax)
+	step := time.Duration(float64(time.Second) / p.PerSecond)
+	most := max(int(math.Ceil(2*replayEvery.Seconds()*p.PerSecond)), 1) //nolint:mnd // what comes due in two looks
+	n = int(now.Sub(*p.PacedAt) / step)
+	if n > most {
+		n = most
+		return n, func(int) time.Time { return now }
+	}
+	return n, func(started int) time.Time {
+		if started < n {
+			return now
+		}
+		return p.PacedAt.Add(time.Duration(started) * step)
+	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -32,8 +34,11 @@ func (r *replayer) begin(ctx context.Context, tx db.TenantTx, p db.Replay, item 
 	if err != nil {
 		return begun{}, err
 	}
-	// What was tried in shadow mode beside it says nothing of what was done.
-	earlier := slices.DeleteFunc(slices.Clone(runs), func(one db.Run) bool { return one.Purpose == db.PurposeTrial || one.Purpose == db.PurposeBacktest })
+	// What was tried in shadow mode beside it says nothing of what was done, unless somebody has named that very run.
+	earlier := slices.DeleteFunc(runs, func(one db.Run) bool {
+		named := item.RunID != nil && one.ID == *item.RunID
+		return !named && (one.Purpose == db.PurposeTrial || one.Purpose == db.PurposeBacktest || one.Purpose == db.PurposeReplay && one.Mode == automations.ModeShadow)
+	})
 	if p.Mode == db.ReplayFromAction {
 		return r.fromAction(ctx, tx, p, item, earlier)
 	}
@@ -75,9 +80,11 @@ func (r *replayer) again(ctx context.Context, tx db.TenantTx, p db.Replay, item 
 	if reason != "" {
 		return skip(item, reason, detail)
 	}
-	if item.RunID == nil {
-		// Nobody has named a run of it: the automation decides whether it wants the event.
-		if matched, err := compiled.Matches(EventOf(event), payload); err != nil || !matched {
+	if item.RunID == nil || p.Kind == db.KindBacktest {
+		// Nobody has named a run of it, or it is a draft that is tried: the automation decides whether it wants the event.
+		if matched, err := compiled.Matches(EventOf(event), payload); err != nil {
+			return skip(item, "when.error", "The automation's when cannot be evaluated for this event: "+err.Error())
+		} else if !matched {
 			return skip(item, "when.false", "The automation's when is false for this event.")
 		}
 	}
@@ -89,12 +96,13 @@ func (r *replayer) again(ctx context.Context, tx db.TenantTx, p db.Replay, item 
 	if p.Kind == db.KindBacktest {
 		run.Purpose = db.PurposeBacktest
 	}
-	if !effects {
-		run.Mode, run.OverLimit = automations.ModeShadow, automations.OverHold
-	} else if len(earlier) > 0 && !earlier[0].Ordered(db.OrderNone) {
-		run.Order = &earlier[0]
-	}
 	id := tenants.NewID()
+	if !effects {
+		// What does not fit a limit is dropped, as that of a trial is: held, it would make live runs stand behind it.
+		run.Mode, run.OverLimit = automations.ModeShadow, automations.OverDrop
+	} else if run.Order, err = r.place(ctx, tx, event, earlier, id); err != nil {
+		return begun{}, err
+	}
 	if err := tx.RunInsertAgain(ctx, id, run); err != nil {
 		return begun{}, err
 	}
@@ -102,18 +110,68 @@ func (r *replayer) again(ctx context.Context, tx db.TenantTx, p db.Replay, item 
 	return begun{runs: []RunArgs{{TenantID: tx.TenantID, RunID: id, Ordered: run.Order != nil, Lag: replayLag, Posted: r.now()}}}, nil
 }
 
+// place is where a run of an event stands among those of its entity, as the endpoint orders them now; nil for no order. A dead run that blocks the entity
+// gives its place to the one that repeats it, which would wait for it for ever.
+func (r *replayer) place(ctx context.Context, tx db.TenantTx, event db.Event, earlier []db.Run, by uuid.UUID) (*db.Run, error) {
+	if event.Entity == "" {
+		return nil, nil //nolint:nilnil // it stands behind nobody
+	}
+	endpoint, err := tx.EndpointGet(ctx, event.EndpointID)
+	if errors.Is(err, db.ErrNotFound) {
+		return nil, nil //nolint:nilnil // the endpoint was deleted: nothing comes any more
+	} else if err != nil {
+		return nil, fmt.Errorf("read the endpoint of event %s: %w", event.ID, err)
+	}
+	settings := map[string]json.RawMessage{}
+	_ = json.Unmarshal(endpoint.Settings, &settings) // checked when they were kept
+	order, _ := db.ParseOrder(settings)
+	if order.Mode == db.OrderNone {
+		return nil, nil //nolint:nilnil // as above
+	}
+	place := placeOf(event)
+	if len(earlier) > 0 {
+		place.OrderedAt, place.OrderSequence = earlier[0].OrderedAt, earlier[0].OrderSequence
+	}
+	place.Ordering = order.Mode
+	for _, one := range earlier {
+		if one.Status != db.RunDead || !one.Ordered(db.OrderSerial) || !order.DeadBlocks {
+			continue
+		}
+		detail := "Its place was taken by " + tenants.FormatID(tenants.RunPrefix, by) + ", which repeats it."
+		if err := tx.RunCancel(ctx, one.ID, "replay.superseded", detail); err != nil {
+			return nil, fmt.Errorf("give the place of run %s to another: %w", one.ID, err)
+		}
+	}
+	return &place, nil
+}
+
+// placeOf is where a run of an event stands that is the first of it, as the intake has it: one without a time of its own, but with a number, is ordered
+// by the number alone.
+func placeOf(e db.Event) db.Run {
+	place := db.Run{OrderedAt: e.ReceivedAt}
+	if e.Sequence != nil {
+		place.OrderedAt, place.OrderSequence = time.Unix(0, 0), *e.Sequence
+	}
+	if e.OccurredAt != nil {
+		place.OrderedAt = *e.OccurredAt
+	}
+	return place
+}
+
 // version is the version of an item's automation that is to run.
 func (r *replayer) version(ctx context.Context, tx db.TenantTx, p db.Replay, item db.ReplayItem) (version int, c *automations.Compiled, reason, detail string, err error) {
+	automation, err := tx.AutomationGet(ctx, item.AutomationID)
+	if errors.Is(err, db.ErrNotFound) {
+		return 0, nil, "replay.automation_gone", "The automation was deleted.", nil
+	} else if err != nil {
+		return 0, nil, "", "", err
+	}
 	if p.Kind == db.KindBacktest && p.AutomationVersion != nil {
 		version = *p.AutomationVersion
 	} else {
-		automation, err := tx.AutomationGet(ctx, item.AutomationID)
-		if errors.Is(err, db.ErrNotFound) {
-			return 0, nil, "replay.automation_gone", "The automation was deleted.", nil
-		} else if err != nil {
-			return 0, nil, "", "", err
+		if version = automation.Version; !automation.Enabled && p.Mode == db.ReplayRun {
+			return 0, nil, "replay.automation_disabled", "The automation is disabled. Enable it, or replay it with the mode shadow.", nil
 		}
-		version = automation.Version
 	}
 	c, err = r.compiled.get(ctx, tx, item.AutomationID, version)
 	if fault, ok := errors.AsType[automations.Fault](err); ok {
@@ -208,7 +266,7 @@ func (r *replayer) outcomeAgain(ctx context.Context, tx db.TenantTx, item *db.Re
 		return begun{}, err
 	}
 	item.State, item.NewRunID = db.ItemStarted, &run.ID
-	return begun{runs: []RunArgs{{TenantID: tx.TenantID, RunID: run.ID, Ordered: !run.Ordered(db.OrderNone), Lag: replayLag, Posted: r.now()}}}, nil
+	return begun{runs: []RunArgs{{TenantID: tx.TenantID, RunID: run.ID, Ordered: run.Ordering != db.OrderNone, Lag: replayLag, Posted: r.now()}}}, nil
 }
 
 // effectAgain makes the confirmed effect of a run once more, where that is forced.

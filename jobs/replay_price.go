@@ -12,7 +12,7 @@ import (
 
 // A Price is what work on stored events may cost, in pico-USD.
 type Price struct {
-	// Estimate goes by what earlier runs of the automation have cost; where there are none it is Worst.
+	// Estimate goes by what earlier runs of the automation have cost; where there are none, or another model is to be asked, it is Worst.
 	Estimate int64
 	// Worst is what would be reserved for it.
 	Worst int64
@@ -24,7 +24,8 @@ type Price struct {
 const priceSample = 100
 
 // PriceItems finds the price of items of one automation, at a version of it. The worst case of a sample is found as it is before a call is reserved.
-func PriceItems(ctx context.Context, tx db.TenantTx, automation *automations.Compiled, items []db.ReplayItem) (Price, error) {
+// alike says that the version asks the model that earlier runs have asked, so that what they have cost tells something.
+func PriceItems(ctx context.Context, tx db.TenantTx, automation *automations.Compiled, items []db.ReplayItem, alike bool) (Price, error) {
 	var p Price
 	var worst int64
 	every := max(len(items)/priceSample, 1)
@@ -43,7 +44,7 @@ func PriceItems(ctx context.Context, tx db.TenantTx, automation *automations.Com
 	}
 	p.Worst = worst / int64(p.Sampled) * int64(len(items))
 	p.Estimate = p.Worst
-	if len(items) == 0 {
+	if len(items) == 0 || !alike {
 		return p, nil
 	}
 	mean, err := tx.RunCostMean(ctx, items[0].AutomationID)

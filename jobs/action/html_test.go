@@ -134,7 +134,8 @@ func TestLongTextsAreCutToWhatTheTargetTakes(t *testing.T) {
 func TestLimitsOfTheServicesAreWaitedFor(t *testing.T) {
 	t.Parallel()
 	hubspotInterval := map[string]string{"X-HubSpot-RateLimit-Interval-Milliseconds": "10000"}
-	intercomReset := map[string]string{"X-RateLimit-Reset": strconv.FormatInt(time.Now().Add(time.Minute).Unix(), 10)}
+	// On the service's own clock, which it shows.
+	intercomReset := map[string]string{"Date": at.Format(http.TimeFormat), "X-RateLimit-Reset": strconv.FormatInt(at.Add(time.Minute).Unix(), 10)}
 	for name, c := range map[string]struct {
 		kind   string
 		status int
