@@ -132,7 +132,7 @@ func TestExplainTellsEverything(t *testing.T) {
 	w.acted(db.RunDone, "")
 	e := w.explain()
 	require.Equal(t, []string{
-		"event.received", "run.queued", "run.running", "call.intended", "call.sent", "call.received", "run.acting", "action.intended", "action.sent",
+		"event.received", "run.queued", "run.running", "call.sent", "call.received", "run.acting", "action.intended", "action.sent",
 		"action.confirmed", "run.done",
 	}, sorted(whats(e)))
 	require.Equal(t, "done", e.Status)
@@ -153,7 +153,7 @@ func TestExplainTellsEverything(t *testing.T) {
 // sorted puts what happened in one transaction, and so has times that differ by less than a statement, in the order of the story.
 func sorted(all []string) []string {
 	order := []string{
-		"event.received", "run.queued", "run.running", "call.intended", "call.sent", "call.received", "run.acting", "action.intended", "action.sent",
+		"event.received", "run.queued", "run.running", "call.sent", "call.received", "run.acting", "action.intended", "action.sent",
 		"action.confirmed", "run.done",
 	}
 	var out []string

@@ -131,9 +131,10 @@ func receivedDetail(e Event) string {
 
 func callMoments(runID string, c Call) []Moment {
 	model := c.Provider + "/" + c.ModelAsked
+	// A call is kept at the moment in which it is sent; only those of before version 4 of the database were intended first, and may not have been sent.
 	moments := []Moment{{At: c.CreatedAt, What: "call.intended", RunID: runID, CallID: c.ID, Detail: model + " is to be asked."}}
 	if c.SentAt != nil {
-		moments = append(moments, Moment{At: *c.SentAt, What: "call.sent", RunID: runID, CallID: c.ID, Detail: model + " was asked."})
+		moments[0].At, moments[0].What, moments[0].Detail = *c.SentAt, "call.sent", model+" was asked."
 	}
 	if c.EndedAt == nil {
 		return moments

@@ -195,7 +195,7 @@ type ReplayAsked struct {
 // ReplayPrice is what a replay would be.
 type ReplayPrice struct {
 	DryRun      bool           `json:"dry_run"`
-	Count       int            `json:"count" doc:"items: automations on events"`
+	Count       int            `json:"count" doc:"items: automations on events. At most: what is to be skipped, such as an event that the automation does not want, is known when its turn comes"`
 	By          map[string]int `json:"by" doc:"items by automation"`
 	EstimateUSD string         `json:"estimate_usd"`
 	WorstUSD    string         `json:"worst_usd"`

@@ -249,3 +249,25 @@ func TestBacktestShowsBothOutputs(t *testing.T) {
 	failed := s.call(s.of.editor, "POST", path, map[string]any{"draft": bad, "last": 1, "dry_run": false}).is(201).get("replay").(map[string]any)["id"].(string)
 	require.InDelta(t, 1, progress(t, s.replayed(failed))["compared"].(map[string]any)["new_schema_failures"], 0)
 }
+
+// TestReplayTakesAnEventOnceAndNothingOfADeletedAutomation: what is named twice is paid once, and a backtest ends with its automation.
+func TestReplayTakesAnEventOnceAndNothingOfADeletedAutomation(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.work()
+	automation := s.make(map[string]any{"mode": "shadow"})
+	event := s.runs("done")[0].text("event_id")
+	other := s.runs("done")[0].text("event_id")
+	twice := []string{event, event, other}
+	require.InDelta(t, 2, s.call(s.of.editor, "POST", "/v1/replays", map[string]any{"events": twice, "mode": "shadow", "dry_run": true}).is(201).get("count"), 0)
+	path := "/v1/automations/" + automation + "/backtest"
+	draft := map[string]any{"prompt": map[string]any{"user": "{{ payload | json }}"}}
+	dry := s.call(s.of.editor, "POST", path, map[string]any{"draft": draft, "events": twice}).is(201)
+	require.InDelta(t, 2, dry.get("count"), 0)
+
+	slow := s.call(s.of.editor, "POST", path, map[string]any{"draft": draft, "events": twice, "dry_run": false, "per_second": 0.5}).is(201).get("replay").(map[string]any)
+	require.Equal(t, dry.text("estimate_usd"), slow["estimate_usd"], "the price that was shown")
+	s.call(s.of.editor, "DELETE", "/v1/automations/"+automation, nil)
+	skipped := progress(t, s.replayed(slow["id"].(string)))["skipped"].(map[string]any)
+	require.NotEmpty(t, skipped["replay.automation_gone"], "what has not begun is not paid for")
+}
