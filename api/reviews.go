@@ -85,7 +85,7 @@ type reviewInput struct {
 	ID   string `path:"id" doc:"run_..."`
 	Body struct {
 		Verdict string    `json:"verdict" enum:"approve,reject"`
-		Output  exactJSON `json:"output,omitempty" doc:"with approve: what is to be posted in place of the run's output, as the automation's output_schema wants it, or a text where it has none"`
+		Output  exactJSON `json:"output" required:"false" doc:"with approve: what is to be posted in place of the run's output, as the automation's output_schema wants it, or a text where it has none"`
 		Note    string    `json:"note,omitempty" maxLength:"2000" doc:"why, for others"`
 	}
 }
