@@ -233,12 +233,6 @@ func seenOf(e *llm.Error, call db.Call) (llm.Usage, bool) {
 // nonceBytes of randomness make a fence that a payload cannot guess.
 const nonceBytes = 16
 
-// prompt renders what the model is asked.
-func (c *claimed) prompt() (system, user string, err error) {
-	system, user, _, err = c.fenced()
-	return system, user, err
-}
-
 // fenced renders what the model is asked, under a fence that is made for this one call: nonce is what its markers hold.
 func (c *claimed) fenced() (system, user, nonce string, err error) {
 	random := make([]byte, nonceBytes)
@@ -250,9 +244,11 @@ func (c *claimed) fenced() (system, user, nonce string, err error) {
 	return system, user, nonce, err
 }
 
-// estimate is how many tokens a prompt is, with what is sent beside it.
-func (c *claimed) estimate(system, user string) int64 {
-	return llm.EstimateTokens(system + user + string(c.automation.Spec().OutputSchema))
+// estimate is how many tokens a prompt is, with what is sent beside it. Every fence counts as the dearest one: what a run wants of a limit must not
+// differ from one try to the next by what its random digits are.
+func (c *claimed) estimate(system, user, nonce string) int64 {
+	text := strings.ReplaceAll(system+user, nonce, strings.Repeat("0", len(nonce)))
+	return llm.EstimateTokens(text + string(c.automation.Spec().OutputSchema))
 }
 
 // callFailed writes what became of a call without a reply, and what follows for the run.

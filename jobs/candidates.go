@@ -35,7 +35,7 @@ func (w *runWorker) question(c *claimed) (question, *db.RunStep) {
 		return question{}, &step
 	}
 	return question{
-		system: system, user: user, nonce: nonce, estimate: c.estimate(system, user), maxOutput: int64(c.automation.Spec().MaxOutputTokens), part: db.CallAsk,
+		system: system, user: user, nonce: nonce, estimate: c.estimate(system, user, nonce), maxOutput: int64(c.automation.Spec().MaxOutputTokens), part: db.CallAsk,
 	}, nil
 }
 
@@ -246,7 +246,7 @@ func (w *runWorker) repair(ctx context.Context, c *claimed, bad db.Call) error {
 		q.user += "\n\nAn earlier answer to this could not be used. It was:\n" + automations.Fenced(reply.Text, q.nonce, repairShownMax) +
 			"\n\nWhat was wrong with it: " + automations.Fenced(fault.Detail, q.nonce, repairShownMax) + "\nAnswer again, so that it fits."
 	}
-	q.estimate = c.estimate(q.system, q.user)
+	q.estimate = c.estimate(q.system, q.user, q.nonce)
 	p, err := w.plan(ctx, c, q, bad.Provider+"/"+bad.ModelAsked)
 	if no, ok := errors.AsType[*unusable](err); ok {
 		if no.step.Status == db.RunDead {

@@ -88,9 +88,9 @@ func (c *claimed) spared() int64 {
 	if _, _, paid := earlier(c); paid {
 		return 0
 	}
-	system, user, err := c.prompt()
+	system, user, nonce, err := c.fenced()
 	if err != nil {
 		return 0
 	}
-	return c.estimate(system, user)
+	return c.estimate(system, user, nonce)
 }

@@ -70,7 +70,7 @@ func worstOf(ctx context.Context, tx db.TenantTx, automation *automations.Compil
 		return 0, false, err
 	}
 	c := claimed{automation: automation, event: event, payload: payload}
-	system, user, err := c.prompt()
+	system, user, nonce, err := c.fenced()
 	if err != nil {
 		return 0, false, nil //nolint:nilerr // the run will say so
 	}
@@ -84,7 +84,7 @@ func worstOf(ctx context.Context, tx db.TenantTx, automation *automations.Compil
 	} else if err != nil {
 		return 0, false, err
 	}
-	estimate := c.estimate(system, user)
+	estimate := c.estimate(system, user, nonce)
 	price, err := llm.PickTier(prices, estimate)
 	if err != nil {
 		return 0, false, fmt.Errorf("price of %s: %w", automation.Spec().Model, err)
