@@ -26,13 +26,13 @@ type actionClaimed struct {
 }
 
 // actionsClaimSQL commits in_flight before anything is sent, and only while the runs still want their effects. Those that change what stands on a
-// target go one after another.
+// target go one after another. The state is asked of o: asked of a, the index of the keys would do for a plan, and be read over all of the tenant's actions.
 const actionsClaimSQL = `
 with claimed as (
     update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1, lease_until = now() + @lease::interval,
         first_sent_at = coalesce(a.first_sent_at, clock_timestamp()), updated_at = now()
     from (select w.id, w.state from sluice.actions w where w.tenant_id = @tenant_id and w.id = any(@ids) order by w.id for update) o
-    where a.tenant_id = @tenant_id and a.id = o.id and a.state in ('intended', 'in_flight') and a.ended_at is null
+    where a.tenant_id = @tenant_id and a.id = any(@ids) and a.id = o.id and o.state in ('intended', 'in_flight') and a.ended_at is null
       and (a.lease_until is null or a.lease_until < now()) and (a.until is null or a.until <= now())
       and exists (select from sluice.runs r where r.tenant_id = @tenant_id and r.id = a.run_id and r.status = 'acting')
       and not (a.updates and exists (

@@ -2,7 +2,8 @@ drop table sluice.replay_items, sluice.replays, sluice.reviews;
 
 drop trigger action_kept on sluice.actions;
 drop function sluice.action_kept();
-drop index sluice.actions_key, sluice.actions_updates;
+drop index sluice.actions_key, sluice.actions_updates, sluice.actions_run;
+create index actions_run on sluice.actions (tenant_id, run_id);
 -- Its policy holds for the owner, too.
 alter table sluice.actions no force row level security;
 update sluice.actions set key = key || ':' || id where state in ('failed', 'withheld', 'proposed');

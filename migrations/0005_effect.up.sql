@@ -54,6 +54,9 @@ alter table sluice.actions
 -- The same effect is made once: while one may have been made, there is no other of its name. One that surely was not leaves the name free.
 alter table sluice.actions drop constraint actions_tenant_id_key_key;
 create unique index actions_key on sluice.actions (tenant_id, key) where state in ('intended', 'in_flight', 'confirmed', 'unknown');
+-- Not beginning with the tenant, so that no plan over a young table takes it for the key's own index (it did: a scan of all of the tenant's actions).
+drop index sluice.actions_run;
+create index actions_run on sluice.actions (run_id);
 create index actions_updates on sluice.actions (target, id) where updates;
 grant update (key, target, credential_id, effect, updates, first_sent_at) on sluice.actions to sluice_app;
 
