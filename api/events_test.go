@@ -310,6 +310,12 @@ func TestRunsAreRetriedAndCancelled(t *testing.T) {
 		return b.call(of.editor, "POST", "/v1/runs/"+w.id+"/resolve", map[string]any{"arrived": arrived, "note": "seen by Ada"})
 	}
 	resolve(dead, true).refused(409, "run.not_unknown")
+	byHand := b.worked(of)
+	byHand.answered(db.RunStep{Status: db.RunActing, Reason: "action.pending", Detail: "The outcome stands."})
+	byHand.effect(db.ActionFailed)
+	byHand.acted(db.RunDead, "action.refused")
+	resolve(byHand, false).refused(409, "run.not_unknown")
+	require.Equal(t, "done", resolve(byHand, true).is(200).text("status"), "a person has made it by hand")
 	require.Equal(t, "acting", resolve(blind, false).is(200).text("status"))
 	resolve(blind, true).refused(409, "run.not_unknown")
 	blind.tx(func(ctx context.Context, tx db.TenantTx) error {

@@ -29,7 +29,7 @@ func (a *API) registerResolve() {
 		OperationID: "resolve-run", Method: http.MethodPost, Path: "/v1/runs/{id}/resolve", Tags: []string{"Runs"},
 		Summary: "Say whether an effect of unknown fate has arrived",
 		Description: "An effect ends as unknown where it may have been made and its target cannot be asked. A person who has looked there says which it is: " +
-			"no effect is made twice by a guess, and no model is asked again. A run without such an effect: 409 run.not_unknown.",
+			"no effect is made twice by a guess, and no model is asked again. A dead run whose effect failed can be settled so, too, where it was made otherwise. Else: 409 run.not_unknown.",
 	}, a.runResolve)
 }
 
@@ -42,6 +42,10 @@ func (a *API) runResolve(ctx context.Context, in *runResolveInput) (*runOutput, 
 			return err
 		}
 		at := slices.IndexFunc(actions, func(one db.Action) bool { return one.State == db.ActionUnknown })
+		if at < 0 && in.Body.Arrived && r.Status == db.RunDead && slices.ContainsFunc(actions, func(one db.Action) bool { return one.State == db.ActionFailed }) {
+			// Its own effect was not made, and a person has seen one all the same: made by hand, or by another run on the same event.
+			return a.settled(ctx, tx, r, in.Body.Note)
+		}
 		if at < 0 {
 			return conflict("run.not_unknown", "The fate of its effect is known: read the run's actions.")
 		}
@@ -49,10 +53,7 @@ func (a *API) runResolve(ctx context.Context, in *runResolveInput) (*runOutput, 
 			const detail = "A person has looked: the effect is not there, and is sent again."
 			return a.effectAgain(ctx, tx, r, actions[at], detail, tx.ActionNotArrived)
 		}
-		detail := "A person has seen the effect at its target."
-		if in.Body.Note != "" {
-			detail += " " + in.Body.Note
-		}
+		detail := seen(in.Body.Note)
 		receipt, err := json.Marshal(action.Receipt{Note: detail})
 		if err != nil {
 			return err
@@ -63,11 +64,25 @@ func (a *API) runResolve(ctx context.Context, in *runResolveInput) (*runOutput, 
 		if r.Status != db.RunDead {
 			return nil // it was cancelled, and stays so
 		}
-		if err := tx.RunArrived(ctx, r.ID, reasonArrived, detail); err != nil {
-			return err
-		}
-		return a.deps.Poster.HandOver(ctx, tx, r)
+		return a.settled(ctx, tx, r, in.Body.Note)
 	})
+}
+
+// seen is what is said of an effect that a person has seen.
+func seen(note string) string {
+	const detail = "A person has seen the effect at its target."
+	if note == "" {
+		return detail
+	}
+	return detail + " Note: " + note
+}
+
+// settled ends a dead run as done, since its effect is there.
+func (a *API) settled(ctx context.Context, tx db.TenantTx, r db.Run, note string) error {
+	if err := tx.RunArrived(ctx, r.ID, reasonArrived, seen(note)); err != nil {
+		return err
+	}
+	return a.deps.Poster.HandOver(ctx, tx, r)
 }
 
 // again sets an action going again.

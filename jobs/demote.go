@@ -96,9 +96,9 @@ func (d *demoter) demote(ctx context.Context, tx db.TenantTx, id uuid.UUID) erro
 		return err
 	}
 	shown := tenants.FormatID(tenants.AutomationPrefix, id)
-	detail := fmt.Sprintf("The automation is in review again, as version %d: of its last %d live runs %d died, and demote lets no more than %g of %d. "+
+	detail := fmt.Sprintf("The automation is in review again, as version %d: of its last %d live runs %d died, and demote allows %.0f %% of %d. "+
 		"See why (GET /v1/runs?automation_id=%s&status=dead), mend it, and let it go live again.",
-		demoted.Version, ends.Runs, ends.Failed, said.Demote.FailureRate, said.Demote.Runs, shown)
+		demoted.Version, ends.Runs, ends.Failed, said.Demote.FailureRate*100, said.Demote.Runs, shown) //nolint:mnd // in percent
 	if err := tx.AlertBegin(ctx, db.AlertDemoted, shown, detail); err != nil {
 		return fmt.Errorf("tell of it: %w", err)
 	}
