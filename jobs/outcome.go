@@ -285,6 +285,10 @@ func afterAction(err error, a *taken, age, settle time.Duration) db.ActionStep {
 	case e.Kind == action.Retry && e.Doubt && last && a.effect.Once == action.OnceMark && a.Attempt <= a.AttemptsMax:
 		// Nothing more is sent; it is only looked for.
 		step.State, step.Wait = db.ActionInFlight, max(e.RetryAfter, settle)
+	case e.Kind != action.Retry && e.Doubt && a.effect.Once == action.OnceMark:
+		// A failed one would leave its name free for another.
+		step.State, step.Reason = db.ActionUnknown, reasonUnknown
+		step.Detail = "It may have been made, and cannot be looked for now: " + step.Detail
 	case e.Kind != action.Retry:
 		step.State = db.ActionFailed
 	case last:
