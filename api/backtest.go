@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -91,7 +92,7 @@ func (a *API) backtest(ctx context.Context, in *backtestInput) (*made[ReplayAnsw
 		replayID := tenants.NewID()
 		if err := tx.ReplayInsert(ctx, db.Replay{
 			ID: replayID, Kind: db.KindBacktest, Mode: db.ReplayShadow, Asked: asked, AutomationID: &id, AutomationVersion: &version,
-			PerSecond: orFloat(in.Body.PerSecond, replayPerSecond), MaxCostPico: plan.most, EstimatePico: plan.mean, WorstPico: plan.worst, CreatedBy: &in.KeyID,
+			PerSecond: cmp.Or(in.Body.PerSecond, replayPerSecond), MaxCostPico: plan.most, EstimatePico: plan.mean, WorstPico: plan.worst, CreatedBy: &in.KeyID,
 		}, plan.items); err != nil {
 			return ReplayAnswer{}, err
 		}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"math/big"
 	"net/http"
 	"reflect"
-	"slices"
 	"strconv"
 	"time"
 
@@ -91,7 +91,7 @@ type ReplayedAs struct {
 	CostUSD string `json:"cost_usd"`
 }
 
-func toReplay(p db.Replay, counts []db.ReplayCount) Replay {
+func toReplay(p db.Replay) Replay {
 	out := Replay{
 		ID: tenants.FormatID(tenants.ReplayPrefix, p.ID), Kind: p.Kind, Mode: p.Mode, Status: p.Status, Reason: p.Reason, Detail: p.Detail, Force: p.Forced,
 		PerSecond: p.PerSecond, Items: p.Items, EstimateUSD: usdOf(p.EstimatePico), WorstUSD: usdOf(p.WorstPico), CreatedAt: p.CreatedAt.UTC(), FinishedAt: utc(p.FinishedAt),
@@ -104,9 +104,6 @@ func toReplay(p db.Replay, counts []db.ReplayCount) Replay {
 	}
 	if p.CreatedBy != nil {
 		out.CreatedBy = tenants.FormatID(tenants.KeyPrefix, *p.CreatedBy)
-	}
-	if counts != nil {
-		out.Progress = toReplayProgress(p, counts)
 	}
 	return out
 }
@@ -301,7 +298,7 @@ func (a *API) replayCreate(ctx context.Context, in *replayCreateInput) (*made[Re
 			return ReplayAnswer{ReplayPrice: &plan.price}, err
 		}
 		err = tx.ReplayInsert(ctx, db.Replay{
-			ID: id, Kind: db.KindReplay, Mode: in.Body.Mode, Asked: asked, Forced: in.Body.Force, PerSecond: orFloat(in.Body.PerSecond, replayPerSecond),
+			ID: id, Kind: db.KindReplay, Mode: in.Body.Mode, Asked: asked, Forced: in.Body.Force, PerSecond: cmp.Or(in.Body.PerSecond, replayPerSecond),
 			MaxCostPico: plan.most, EstimatePico: plan.mean, WorstPico: plan.worst, CreatedBy: &in.KeyID,
 		}, plan.items)
 		if errors.Is(err, db.ErrConflict) {
@@ -316,13 +313,6 @@ func (a *API) replayCreate(ctx context.Context, in *replayCreateInput) (*made[Re
 		}
 		return a.replayAnswer(ctx, tx, id)
 	})
-}
-
-func orFloat(f, otherwise float64) float64 {
-	if f == 0 {
-		return otherwise
-	}
-	return f
 }
 
 // replayTwice answers a replay that is there, if it was asked for in the same way.
@@ -340,7 +330,8 @@ func (a *API) replayAnswer(ctx context.Context, tx db.TenantTx, id uuid.UUID) (R
 		return ReplayAnswer{}, err
 	}
 	counts, err := tx.ReplayCounts(ctx, id)
-	shown := toReplay(p, slices.Concat([]db.ReplayCount{}, counts))
+	shown := toReplay(p)
+	shown.Progress = toReplayProgress(p, counts)
 	return ReplayAnswer{Replay: &shown}, err
 }
 
@@ -409,7 +400,7 @@ func (a *API) replayList(ctx context.Context, in *replayListInput) (*listed[Repl
 		rows, err = tx.ReplayList(ctx, page)
 		return err
 	})
-	return pageOf(rows, in.Limit, func(p db.Replay) Replay { return toReplay(p, nil) }, func(p db.Replay) string { return byID(p.ID) }), err
+	return pageOf(rows, in.Limit, toReplay, func(p db.Replay) string { return byID(p.ID) }), err
 }
 
 func (a *API) replayGet(ctx context.Context, in *replayInput) (*replayOutput, error) {

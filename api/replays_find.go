@@ -106,13 +106,12 @@ func (a *API) replayOfRuns(ctx context.Context, tx db.TenantTx, asked ReplayAske
 
 // replayMatching are the runs that a filter holds for.
 func (a *API) replayMatching(ctx context.Context, tx db.TenantTx, f ReplayRunFilter) ([]uuid.UUID, error) {
-	filter := db.RunFilter{Status: f.Status, Reason: f.Reason, Type: f.Type, Entity: f.Entity, Since: f.Since, Until: f.Until}
-	var okAutomation, okEndpoint bool
-	filter.AutomationID, okAutomation = filterID(tenants.AutomationPrefix, f.AutomationID)
-	filter.EndpointID, okEndpoint = filterID(tenants.EndpointPrefix, f.EndpointID)
-	if !okAutomation || !okEndpoint {
+	wanted := RunWanted{AutomationID: f.AutomationID, EndpointID: f.EndpointID, Status: f.Status, Reason: f.Reason, Type: f.Type, Entity: f.Entity}
+	filter, possible := wanted.filter()
+	if !possible {
 		return nil, nil
 	}
+	filter.Since, filter.Until = f.Since, f.Until
 	return tx.RunIDs(ctx, filter, uuid.Nil, replayItemsMax+1)
 }
 

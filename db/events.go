@@ -90,6 +90,14 @@ type Payload struct {
 	Document []byte
 }
 
+// Seen is the JSON that templates see.
+func (p Payload) Seen() []byte {
+	if p.Document != nil {
+		return p.Document
+	}
+	return p.Body
+}
+
 // eventPayloadGetSQL: where one delivery held several events, one of them keeps the bytes for all.
 const eventPayloadGetSQL = `
 select p.headers, coalesce(p.body, o.body) as body, p.document

@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -130,19 +131,9 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 		if w.renewed(ctx, a, err) {
 			receipt, err = w.find(ctx, a)
 		}
-		leave(err)
-		switch {
-		case err != nil:
-			return w.ended(ctx, a, afterLookup(err, a, w.age(a)))
-		case receipt != nil:
-			receipt.Note = orText(receipt.Note, "found at the target, by its mark")
-			return w.confirmed(ctx, a, *receipt)
-		case a.Attempt > a.AttemptsMax:
-			return w.failed(ctx, a, exhausted())
-		}
-		if leave, away = w.hosts.enter(ctx, a.host, a.TenantID, credentialOf(a)); away != nil {
-			a.Was = db.ActionIntended // it surely was not made
-			return w.turnedAway(ctx, a, away)
+		if err != nil || receipt != nil || a.Attempt > a.AttemptsMax {
+			leave(err)
+			return w.looked(ctx, a, receipt, err)
 		}
 	}
 	receipt, err := w.send(ctx, a)
@@ -156,11 +147,17 @@ func (w *actionWorker) work(ctx context.Context, args ActionArgs) error {
 	return w.confirmed(ctx, a, receipt)
 }
 
-func orText(text, otherwise string) string {
-	if text == "" {
-		return otherwise
+// looked ends a try that was only a look: the effect was found, or nobody can tell, or it is surely not there and no attempt is left.
+func (w *actionWorker) looked(ctx context.Context, a *taken, receipt *action.Receipt, err error) error {
+	switch {
+	case err != nil:
+		return w.ended(ctx, a, afterLookup(err, a, w.age(a)))
+	case receipt != nil:
+		receipt.Note = cmp.Or(receipt.Note, "found at the target, by its mark")
+		return w.confirmed(ctx, a, *receipt)
+	default:
+		return w.failed(ctx, a, exhausted())
 	}
-	return text
 }
 
 func credentialOf(a *taken) uuid.UUID {
@@ -240,7 +237,7 @@ func (w *actionWorker) open(ctx context.Context, a *taken) (*action.Error, error
 	}
 	address := a.effect.URL
 	if account, ok := w.actions.Account(a.connector.Spec().Account); ok && address == "" {
-		address = orText(a.opened.BaseURL, account.Base)
+		address = cmp.Or(a.opened.BaseURL, account.Base)
 	}
 	a.host = hostOf(address)
 	switch {

@@ -277,12 +277,8 @@ func (w *runWorker) load(ctx context.Context, tx db.TenantTx, loaded db.RunLoade
 		step := die(reasonPayload, "The payload is no longer kept.")
 		return &step, nil
 	}
-	document := loaded.Payload.Document
-	if document == nil {
-		document = loaded.Payload.Body
-	}
 	var err error
-	if c.payload, err = automations.DecodePayload(document); err != nil {
+	if c.payload, err = automations.DecodePayload(loaded.Payload.Seen()); err != nil {
 		step := die(reasonPayload, "The payload cannot be read: "+err.Error())
 		return &step, nil //nolint:nilerr // the fault is the step
 	}

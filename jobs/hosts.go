@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +39,8 @@ const (
 
 // hosts are the targets' hosts as this process knows them: who is in trouble, who asked for patience, how many are there.
 type hosts struct {
-	share int
-	now   func() time.Time
+	places *slots[hostPlace]
+	now    func() time.Time
 
 	mu  sync.Mutex
 	all map[string]*host
@@ -53,20 +52,25 @@ type host struct {
 	// openUntil is when the breaker may let one through.
 	openUntil time.Time
 	visitors  map[uuid.UUID]*visitor
+	there     int // attempts on their way there
 	inARow    int
 }
 
 // visitor is a tenant at a host.
 type visitor struct {
-	there   int
-	waiting []chan struct{} // closed, first come first, when a place is theirs
-	took    time.Duration   // what a turn lasts
-	queued  time.Time       // when the last that was turned away comes again
-	paused  map[uuid.UUID]time.Time
+	took   time.Duration // what a turn lasts
+	queued time.Time     // when the last that was turned away comes again
+	paused map[uuid.UUID]time.Time
+}
+
+// hostPlace is what a tenant has so many of at a host.
+type hostPlace struct {
+	host     string
+	tenantID uuid.UUID
 }
 
 func newHosts(workers int, now func() time.Time) *hosts {
-	return &hosts{share: max(workers/hostShareOf, 1), now: now, all: map[string]*host{}}
+	return &hosts{places: newSlots[hostPlace](workers/hostShareOf, hostPatience), now: now, all: map[string]*host{}}
 }
 
 // hostOf is the host of an address, in its one spelling.
@@ -89,29 +93,29 @@ type turnedAway struct {
 func (h *hosts) enter(ctx context.Context, name string, tenantID, credential uuid.UUID) (leave func(error), away *turnedAway) {
 	h.mu.Lock()
 	at, v := h.visit(name, tenantID)
-	if until := v.paused[credential]; until.After(h.now()) {
-		defer h.mu.Unlock()
-		return nil, &turnedAway{action.CodeRateLimited, "The target asked to be asked less often.", until.Sub(h.now())}
+	patience := v.paused[credential].Sub(h.now())
+	h.mu.Unlock()
+	if patience > 0 {
+		return nil, &turnedAway{action.CodeRateLimited, "The target asked to be asked less often.", patience}
 	}
-	if v.there < h.share {
-		v.there++
-		h.mu.Unlock()
-	} else if !h.wait(ctx, v) {
-		defer h.mu.Unlock()
+	place := hostPlace{name, tenantID}
+	if !h.places.take(ctx, place) {
 		return nil, &turnedAway{reasonHostBusy, "As many effects are on their way to this host as may be at once.", h.turn(v)}
 	}
 	done, err := at.breaker.Allow()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if err != nil {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		v.free()
+		h.places.give(place)
 		wait := max(at.openUntil.Sub(h.now()), breakerWaitMin)
 		return nil, &turnedAway{reasonHostOpen, "The target's host failed too often of late, so it is left alone for a while.", wait + jitter(wait/hostJitterOf)}
 	}
+	at.there++
 	began := h.now()
 	return func(err error) {
+		h.places.give(place)
 		h.mu.Lock()
-		v.free()
+		at.there--
 		v.took += (h.now().Sub(began) - v.took) / hostSlowness
 		if e, ok := errors.AsType[*action.Error](err); ok && e.Code == action.CodeRateLimited {
 			if v.paused == nil {
@@ -124,46 +128,15 @@ func (h *hosts) enter(ctx context.Context, name string, tenantID, credential uui
 	}, nil
 }
 
-// wait waits for a place of a visitor, with the lock, which it gives up where it got one, and else still has.
-func (h *hosts) wait(ctx context.Context, v *visitor) bool {
-	mine := make(chan struct{})
-	v.waiting = append(v.waiting, mine)
-	h.mu.Unlock()
-	timer := time.NewTimer(hostPatience)
-	defer timer.Stop()
-	select {
-	case <-mine:
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	h.mu.Lock()
-	i := slices.Index(v.waiting, mine)
-	if i < 0 { // it was given at this very moment
-		h.mu.Unlock()
-		return true
-	}
-	v.waiting = slices.Delete(v.waiting, i, i+1)
-	return false
-}
-
-// free gives a place to who waits for it first, or back.
-func (v *visitor) free() {
-	if len(v.waiting) == 0 {
-		v.there--
-		return
-	}
-	close(v.waiting[0])
-	v.waiting = v.waiting[1:]
-}
-
 // turn is when one that is turned away comes again: each is told a turn of its own.
 func (h *hosts) turn(v *visitor) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	now := h.now()
 	if first := now.Add(v.took); v.queued.Before(first) {
 		v.queued = first
 	}
-	v.queued = v.queued.Add(v.took / time.Duration(h.share))
+	v.queued = v.queued.Add(v.took / time.Duration(h.places.most))
 	return v.queued.Sub(now)
 }
 
@@ -171,7 +144,7 @@ func (h *hosts) turn(v *visitor) time.Duration {
 func (h *hosts) visit(name string, tenantID uuid.UUID) (*host, *visitor) {
 	if len(h.all) >= hostsMax {
 		for other, at := range h.all {
-			if at.idle() {
+			if at.there == 0 {
 				delete(h.all, other)
 			}
 		}
@@ -188,16 +161,6 @@ func (h *hosts) visit(name string, tenantID uuid.UUID) (*host, *visitor) {
 		at.visitors[tenantID] = v
 	}
 	return at, v
-}
-
-// idle says that nothing is on its way there.
-func (at *host) idle() bool {
-	for _, v := range at.visitors {
-		if v.there > 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // newBreaker makes the breaker of a host. gobreaker calls back under its own lock, inside of Allow and done, which are called without that of hosts.

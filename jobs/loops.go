@@ -99,11 +99,7 @@ func loopAskOf(c *claimed) (db.LoopAsk, bool) {
 	ask := db.LoopAsk{Entity: c.event.Entity}
 	if c.run.Depth == 0 {
 		// Where one delivery held several events, a name in one of them says nothing of the others.
-		document := c.stored.Document
-		if document == nil {
-			document = c.stored.Body
-		}
-		ask.Keys, ask.Runs = marksIn(document, c.stored.Headers, []byte(c.event.SourceEventID))
+		ask.Keys, ask.Runs = marksIn(c.stored.Seen(), c.stored.Headers, []byte(c.event.SourceEventID))
 		ask.Actors = actorsOf(c.event.Source, sendersOf(c.event.Source, c.payload))
 	}
 	if c.run.Mode == automations.ModeLive && c.event.Entity != "" && c.acts() {

@@ -71,11 +71,7 @@ func eventShown(ctx context.Context, tx db.TenantTx, id uuid.UUID) (string, erro
 	stored, err := tx.EventPayload(ctx, id)
 	switch {
 	case err == nil:
-		document := stored.Document
-		if document == nil {
-			document = stored.Body
-		}
-		payload, _ := automations.DecodePayload(document) // it could be read when the event came
+		payload, _ := automations.DecodePayload(stored.Seen()) // it could be read when the event came
 		sender = "sent by " + senderShown(event.Source, payload)
 	case !errors.Is(err, db.ErrNotFound):
 		return "", fmt.Errorf("read the payload of event %s: %w", id, err)

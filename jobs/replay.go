@@ -118,10 +118,10 @@ func (r *replayer) goOn(ctx context.Context, tx db.TenantTx, p db.Replay) error 
 		r.log.InfoContext(ctx, "replay ended", "tenant_id", tenants.FormatID(tenants.TenantPrefix, p.TenantID), "replay_id", tenants.FormatID(tenants.ReplayPrefix, p.ID))
 		return tx.ReplayEnd(ctx, p.ID, db.ReplayDone, "", "")
 	case s.pending == 0:
-		return tx.ReplayAdvance(ctx, p.ID, p.Position, nil)
+		return tx.ReplayTouch(ctx, p.ID)
 	case p.MaxCostPico != nil && s.cost+int64(s.underWay)*perItem(p) >= *p.MaxCostPico:
 		if s.underWay > 0 {
-			return tx.ReplayAdvance(ctx, p.ID, p.Position, nil) // what they cost will be known
+			return tx.ReplayTouch(ctx, p.ID) // what they cost will be known
 		}
 		return tx.ReplayEnd(ctx, p.ID, db.ReplayStopped, "replay.max_cost", "Its runs have cost "+usd(s.cost)+" USD: max_cost_usd was reached.")
 	}
@@ -133,7 +133,7 @@ func (r *replayer) goOn(ctx context.Context, tx db.TenantTx, p db.Replay) error 
 		due = min(due, int(max(room, 1)))
 	}
 	if due <= 0 {
-		return tx.ReplayAdvance(ctx, p.ID, p.Position, nil)
+		return tx.ReplayTouch(ctx, p.ID)
 	}
 	items, err := tx.ReplayNext(ctx, p, replayItemsMax)
 	if err != nil {

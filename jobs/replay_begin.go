@@ -188,11 +188,7 @@ func payloadFor(ctx context.Context, tx db.TenantTx, eventID uuid.UUID) (payload
 	} else if err != nil {
 		return nil, "", "", err
 	}
-	document := stored.Document
-	if document == nil {
-		document = stored.Body
-	}
-	if payload, err = automations.DecodePayload(document); err != nil {
+	if payload, err = automations.DecodePayload(stored.Seen()); err != nil {
 		return nil, reasonPayload, "The payload cannot be read.", nil //nolint:nilerr // the reason is the answer
 	}
 	return payload, "", "", nil

@@ -216,11 +216,7 @@ func eventOf(ctx context.Context, tx db.TenantTx, id uuid.UUID) (db.Event, any, 
 	} else if err != nil {
 		return event, nil, fmt.Errorf("read the payload of event %s: %w", id, err)
 	}
-	document := stored.Document
-	if document == nil {
-		document = stored.Body
-	}
-	payload, err := automations.DecodePayload(document)
+	payload, err := automations.DecodePayload(stored.Seen())
 	if err != nil {
 		return event, nil, fmt.Errorf("read the payload of event %s: %w", id, err)
 	}

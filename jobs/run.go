@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/riverqueue/river"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -34,7 +35,7 @@ type runWorker struct {
 	timeout  time.Duration
 	compiled *Compiled
 	door     *outbound.Door
-	slots    *slots
+	slots    *slots[uuid.UUID]
 	prices   *priceList
 	keyring  *keyring
 

@@ -4,36 +4,39 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // slotPatience is how long a run waits for one of its tenant's slots before it is parked: with a quick model one is free by then, and with a slow one
 // a worker must not be kept from others' runs for longer.
 const slotPatience = 2 * time.Second
 
-// slots bound how many of a process's workers one tenant may have at once, so that a slow model of one leaves workers to the others.
-type slots struct {
-	most int
+// slots bound how many of a process's workers one taker may have at once: a tenant among all, so that a slow model of one leaves workers to the others, or
+// a tenant at one host.
+type slots[K comparable] struct {
+	most     int
+	patience time.Duration // how long one is waited for
 
 	mu  sync.Mutex
-	all map[uuid.UUID]*tenantSlots
+	all map[K]*taker
 }
 
-type tenantSlots struct {
+// taker has slots, and waits for more.
+type taker struct {
 	taken   int
 	waiting []chan struct{}
 }
 
-func newSlots(most int) *slots { return &slots{most: max(most, 1), all: map[uuid.UUID]*tenantSlots{}} }
+func newSlots[K comparable](most int, patience time.Duration) *slots[K] {
+	return &slots[K]{most: max(most, 1), patience: patience, all: map[K]*taker{}}
+}
 
 // take takes a slot, waiting for one for a moment, and says whether it got one.
-func (s *slots) take(ctx context.Context, tenantID uuid.UUID) bool {
+func (s *slots[K]) take(ctx context.Context, who K) bool {
 	s.mu.Lock()
-	mine := s.all[tenantID]
+	mine := s.all[who]
 	if mine == nil {
-		mine = &tenantSlots{}
-		s.all[tenantID] = mine
+		mine = &taker{}
+		s.all[who] = mine
 	}
 	if mine.taken < s.most {
 		mine.taken++
@@ -43,7 +46,7 @@ func (s *slots) take(ctx context.Context, tenantID uuid.UUID) bool {
 	turn := make(chan struct{})
 	mine.waiting = append(mine.waiting, turn)
 	s.mu.Unlock()
-	patience := time.NewTimer(slotPatience)
+	patience := time.NewTimer(s.patience)
 	defer patience.Stop()
 	select {
 	case <-turn:
@@ -63,16 +66,16 @@ func (s *slots) take(ctx context.Context, tenantID uuid.UUID) bool {
 }
 
 // give gives a slot back: to the one that waits longest, if any.
-func (s *slots) give(tenantID uuid.UUID) {
+func (s *slots[K]) give(who K) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	mine := s.all[tenantID]
+	mine := s.all[who]
 	if len(mine.waiting) > 0 {
 		close(mine.waiting[0])
 		mine.waiting = mine.waiting[1:]
 		return
 	}
 	if mine.taken--; mine.taken == 0 {
-		delete(s.all, tenantID)
+		delete(s.all, who)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
@@ -102,7 +103,7 @@ func NewWorker(d Deps) (*Worker, error) {
 	runs := &runWorker{
 		db: d.DB, models: d.Models, actions: d.Actions, poster: poster, log: d.Log, now: d.Now, meters: m,
 		lease: d.Lease, timeout: d.ModelTimeout + jobMargin, compiled: NewCompiled(), door: d.Door,
-		slots: newSlots(d.RunWorkers / tenantSlotsOf), prices: newPriceList(d.DB, d.Now), keyring: newKeyring(d.DB, d.ProviderKeys, d.Now),
+		slots: newSlots[uuid.UUID](d.RunWorkers/tenantSlotsOf, slotPatience), prices: newPriceList(d.DB, d.Now), keyring: newKeyring(d.DB, d.ProviderKeys, d.Now),
 	}
 	runs.lanes.commit = runs.commit
 	river.AddWorker(kinds, runs)

@@ -366,7 +366,7 @@ func FuzzProviderInstance(f *testing.F) {
 	f.Add(`{"$ref":"#/properties/a","properties":{"a":{"$ref":"#/properties/a"}}}`)
 	f.Fuzz(func(t *testing.T, schema string) {
 		if !json.Valid([]byte(schema)) {
-			t.Skip()
+			return // not JSON at all
 		}
 		body := messages("echo-1", "words")
 		body["output_config"] = map[string]any{"format": map[string]any{"type": "json_schema", "schema": json.RawMessage(schema)}}

@@ -2,6 +2,7 @@ package action
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -129,7 +130,7 @@ func (c httpRequest) Prepare(p Params, in Input) (Effect, error) {
 	}
 	effect := Effect{
 		Kind: "http", Target: target, URL: p.Texts[fieldURL], ContentType: textType, Signed: p.Texts[fieldCredential] != "", Once: OnceNever,
-		Args:  map[string]string{fieldMethod: orText(p.Texts[fieldMethod], http.MethodPost), fieldHeader: orText(p.Texts[fieldHeader], httpHeaderDefault)},
+		Args:  map[string]string{fieldMethod: cmp.Or(p.Texts[fieldMethod], http.MethodPost), fieldHeader: cmp.Or(p.Texts[fieldHeader], httpHeaderDefault)},
 		RunID: in.RunID, Depth: in.Depth,
 	}
 	if p.Flags[fieldIdempotent] {

@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -44,7 +45,7 @@ func ask(ctx context.Context, door *outbound.Door, q question) (outbound.Respons
 	if request.Header == nil {
 		request.Header = http.Header{}
 	}
-	request.Header.Set("Accept", orText(request.Header.Get("Accept"), jsonType))
+	request.Header.Set("Accept", cmp.Or(request.Header.Get("Accept"), jsonType))
 	if q.in != nil {
 		body, err := json.Marshal(q.in)
 		if err != nil {
@@ -75,13 +76,6 @@ func ask(ctx context.Context, door *outbound.Door, q question) (outbound.Respons
 	return res, nil
 }
 
-func orText(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
-}
-
 // bearer is the header of a token.
 func bearer(secret string) http.Header {
 	return http.Header{"Authorization": {"Bearer " + secret}}
@@ -96,7 +90,7 @@ func (s Send) need() error {
 }
 
 // baseOf is where the service of a send is asked.
-func (s Send) baseOf(otherwise string) string { return orText(s.Base, otherwise) }
+func (s Send) baseOf(otherwise string) string { return cmp.Or(s.Base, otherwise) }
 
 // from is the beginning of the time in which the effect of s can have been made.
 func (s Send) from() time.Time { return s.Since.Add(-clockSlack).UTC() }

@@ -124,7 +124,7 @@ func FuzzMessage(f *testing.F) {
 	f.Add("\x00\u2028\u0085\xff", "\x00\xff", "<\r\n@b>")
 	f.Fuzz(func(t *testing.T, subject, text, id string) {
 		if len(subject) > 800 {
-			t.Skip()
+			return // longer than any that is sent
 		}
 		m := checkMessage(t, example(subject, text, id))
 		if utf8.ValidString(text) {
