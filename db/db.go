@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"sluice/proof"
 )
 
 // The roles that a pool takes on when it connects; the login of the URL must be a member.
@@ -165,9 +167,11 @@ func inTx(ctx context.Context, pool *pgxpool.Pool, begin string, fn func(pgx.Tx)
 	if err := fn(tx); err != nil {
 		return translate(err)
 	}
+	proof.Before(ctx)
 	if err := tx.Commit(ctx); err != nil {
 		return commitFault(err)
 	}
+	proof.After(ctx)
 	return nil
 }
 

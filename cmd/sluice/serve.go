@@ -15,6 +15,7 @@ import (
 	"sluice/db"
 	"sluice/jobs"
 	"sluice/jobs/llm"
+	"sluice/proof"
 	"sluice/telemetry"
 )
 
@@ -68,7 +69,7 @@ func startServe(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *se
 	s.addr = listener.Addr().String()
 	s.api = api.New(api.Deps{
 		DB: base.db, Poster: poster, Actions: base.actions, ModelFault: jobs.ModelFault(providersOf(c)), PriceNames: llm.PriceNames,
-		PublicURL: c.PublicURL, Log: log, Now: time.Now, Version: version, Ready: base.ready.check,
+		PublicURL: c.PublicURL, Log: log, Now: proof.Now, Version: version, Ready: base.ready.check,
 		ProxyHeaders: headerNames(c.ProxyHeaders), Fetch: base.fetch, IntakeFlushers: c.IntakeFlushers, IntakeBatch: c.IntakeBatch,
 	})
 	s.server = newServer(s.api.Handler())

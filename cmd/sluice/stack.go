@@ -19,6 +19,7 @@ import (
 	"sluice/jobs/llm"
 	"sluice/jobs/outbound"
 	"sluice/migrations"
+	"sluice/proof"
 	"sluice/telemetry"
 )
 
@@ -206,7 +207,7 @@ func providersOf(c Config) []string {
 // modelsOf makes the client that asks them.
 func modelsOf(c Config, door *outbound.Door, onPause func(provider, owner string, until time.Time)) *llm.Client {
 	provider := func(baseURL string) llm.ProviderConfig {
-		return llm.ProviderConfig{HTTP: door.Operator(c.ModelTimeout + modelMargin), BaseURL: baseURL, Now: time.Now}
+		return llm.ProviderConfig{HTTP: door.Operator(c.ModelTimeout + modelMargin), BaseURL: baseURL, Now: proof.Now}
 	}
 	all := []llm.Provider{llm.NewAnthropic(provider(c.AnthropicBaseURL)), llm.NewOpenAI(provider(c.OpenAIBaseURL))}
 	if c.ScriptedURL != "" {
@@ -217,7 +218,7 @@ func modelsOf(c Config, door *outbound.Door, onPause func(provider, owner string
 		bulkhead = max(c.RunWorkers/2, 1) //nolint:mnd // a slow model leaves the other half to others
 	}
 	return llm.New(llm.Config{
-		Providers: all, Timeout: c.ModelTimeout, FirstToken: c.FirstToken, Idle: c.IdleTimeout, Bulkhead: bulkhead, OnPause: onPause, Now: time.Now,
+		Providers: all, Timeout: c.ModelTimeout, FirstToken: c.FirstToken, Idle: c.IdleTimeout, Bulkhead: bulkhead, OnPause: onPause, Now: proof.Now,
 	})
 }
 

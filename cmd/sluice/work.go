@@ -7,6 +7,7 @@ import (
 
 	"sluice/db"
 	"sluice/jobs"
+	"sluice/proof"
 	"sluice/telemetry"
 	"sluice/tenants"
 )
@@ -66,7 +67,7 @@ func startWork(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *wor
 	if c.ScriptedURL != "" {
 		keys["scripted"] = tenants.NewSecret(scriptedKey)
 	}
-	missed, err := jobs.NewMissed(jobs.MissedConfig{DB: base.db, Door: base.door, Log: log, Now: time.Now, Every: c.MissedEvery, Pause: missedPause})
+	missed, err := jobs.NewMissed(jobs.MissedConfig{DB: base.db, Door: base.door, Log: log, Now: proof.Now, Every: c.MissedEvery, Pause: missedPause})
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +76,7 @@ func startWork(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *wor
 		return nil, err
 	}
 	worker, err := jobs.NewWorker(jobs.Deps{
-		DB: base.db, River: river, Models: modelsOf(c, base.door, jobs.PauseTeller(base.db, log)), ProviderKeys: keys, Mail: mail, Door: base.door, Actions: base.actions, Missed: missed, Log: log, Now: time.Now,
+		DB: base.db, River: river, Models: modelsOf(c, base.door, jobs.PauseTeller(base.db, log)), ProviderKeys: keys, Mail: mail, Door: base.door, Actions: base.actions, Missed: missed, Log: log, Now: proof.Now,
 		Lease: c.Lease, SweepEvery: c.SweepEvery, PayloadRetention: c.PayloadRetention, ModelTimeout: c.ModelTimeout, ActionTimeout: c.ActionTimeout,
 		RunWorkers: c.RunWorkers, ActionWorkers: c.ActionWorkers, ShutdownTimeout: c.ShutdownTimeout,
 	})

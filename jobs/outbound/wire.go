@@ -15,6 +15,8 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+
+	"sluice/proof"
 )
 
 // A wire is a round tripper that bounds and observes each exchange: its time, its size, its span, and how far it came.
@@ -56,6 +58,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	at := &progress{}
 	end := sync.OnceFunc(func() { cancel(); span.End() })
 
+	proof.Before(ctx)
 	res, err := w.base.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, at.trace())))
 	if err == nil && res.StatusCode < http.StatusOK {
 		// A peer that switches protocols gets the connection out of the transport's hands, and so out of the deadline's.
@@ -67,6 +70,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		end()
 		return nil, failure
 	}
+	proof.After(ctx)
 	span.SetAttributes(attribute.Int("http.response.status_code", res.StatusCode))
 	if res.StatusCode >= http.StatusBadRequest {
 		span.SetStatus(codes.Error, "")
