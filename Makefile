@@ -39,6 +39,22 @@ bench: build ## Measure intake and work here, each beside a yardstick of the sam
 bench/stored: build ## Measure the intake into 10 million stored events, beside an empty table (15 minutes, 15 GB).
 	bin/sluice bench intake --connections 64 --stored 10000000
 
+.PHONY: fuzz
+fuzz: ## Run every fuzz test for FUZZTIME (60s) each, beside nothing else.
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r room; do \
+		for name in $$(cat $$room/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p'); do \
+			echo "$$room $$name"; go test $$room -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),60s) || exit 1; \
+		done; done
+
+.PHONY: prove/hostile
+prove/hostile: ## Give every field of the API each of the hostile values, and a real process hostile bytes.
+	SLUICE_TEST_HOSTILE=all go test ./api -run 'TestNoFieldIsTooMuch|FuzzDoor|FuzzFields' -count=1 -v | grep -v '^=== '
+	SLUICE_TEST_HOSTILE=all go test ./cmd/sluice -run 'TestTheDoorStandsHostileBytes|TestConnectionsBeyond' -count=1 -v | grep -v '^ *{"time"'
+
+.PHONY: prove/overload
+prove/overload: build ## Offer ten times what the door can do for a minute, and see everything acked end.
+	bin/sluice bench overload
+
 .PHONY: show/sources
 show/sources: ## Send every sample of every source twice, shuffled, with forgeries, and print what became of them.
 	go test ./cmd/sluice -run TestSendOverAllSources -count=1 -v | grep -v '^ *{"time"'
@@ -46,6 +62,21 @@ show/sources: ## Send every sample of every source twice, shuffled, with forgeri
 .PHONY: show/injections
 show/injections: ## Send every injection to every source and connector, with a model that obeys, and print what arrived.
 	SLUICE_TEST_INJECTIONS=all go test ./cmd/sluice -run TestInjectionsReachNobody -count=1 -timeout 60m -v | grep -v '^ *{"time"'
+
+.PHONY: prove
+prove: prove/chaos prove/hostile prove/overload ## Prove all of it that is too heavy for `make test`.
+
+.PHONY: build/proof
+build/proof: ## Build bin/sluice-proof, which can be killed at its boundaries and whose clock can be shifted.
+	$(STATIC) go build -tags proof -o bin/sluice-proof ./cmd/sluice
+
+.PHONY: chaos
+chaos: build/proof ## Let everything go wrong for 10 minutes, and ask the journals; CHAOS="--for 1h --seed 7" for others.
+	bin/sluice-proof bench chaos --binary bin/sluice-proof $(CHAOS)
+
+.PHONY: prove/chaos
+prove/chaos: build/proof ## A short chaos: 30 s of faults, then the judges.
+	bin/sluice-proof bench chaos --binary bin/sluice-proof --for 30s --every 1500ms --hold 5s --settle 3m
 
 .PHONY: bench/go
 bench/go: ## Run the Go benchmarks; compare two runs with `go tool -modfile=tools/go.mod benchstat`.

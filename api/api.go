@@ -70,6 +70,7 @@ func New(deps Deps) *API {
 	// The surface, in one screen.
 	a.registerAlertChannels()
 	a.registerAlerts()
+	a.registerAudit()
 	a.registerAutomations()
 	a.registerCredentials()
 	a.registerCredentialTest()

@@ -28,6 +28,7 @@ const intakePrefix = "/in/"
 // request is what is noted of a request while it is served.
 type request struct {
 	id       string
+	address  string // of the peer
 	pattern  string
 	tenantID uuid.UUID
 	// told says that the log has a line of the request already, with more in it.
@@ -63,7 +64,7 @@ func (a *API) Handler() http.Handler {
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		started := a.deps.Now()
-		about := &request{id: uuid.NewString(), url: r.URL}
+		about := &request{id: uuid.NewString(), address: addressOf(r), url: r.URL}
 		_, about.pattern = a.routes.mux.Handler(r)
 		if path.Clean(r.URL.Path) != r.URL.Path {
 			about.pattern = "" // the mux would redirect to the path that was perhaps meant

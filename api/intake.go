@@ -4,19 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"maps"
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"golang.org/x/sync/semaphore"
 
 	"sluice/api/source"
 	"sluice/db"
@@ -33,10 +32,6 @@ const (
 	retryAfterSeconds = 5
 	// tokenLen is the length of every token that tenants.NewToken makes: another is not looked up.
 	tokenLen = 32
-	// bodyFree is the size of a body that needs no leave: connections bound how many there are.
-	bodyFree = 64 << 10
-	// bodiesMax bounds the bytes of larger bodies in memory at once.
-	bodiesMax = 128 << 20
 )
 
 // intake is the door: it verifies a delivery over its raw bytes, and answers 2xx only after the event, its runs and their jobs are committed in
@@ -52,7 +47,7 @@ type intake struct {
 	certificates *certificates
 	touches      *secretTouches
 	refused      *rejectionCounter
-	bodies       *semaphore.Weighted
+	bodies       *bodyRooms
 	answers      metric.Int64Counter
 	took         metric.Float64Histogram
 }
@@ -67,7 +62,7 @@ func newIntake(d Deps) *intake {
 		db: d.DB, publicURL: d.PublicURL, proxyHeaders: d.ProxyHeaders, log: d.Log, now: d.Now,
 		cache: newEndpointCache(d.DB, d.Log, d.Now), batcher: newBatcher(d),
 		certificates: newCertificates(d.Fetch, d.Now), touches: newSecretTouches(d.DB, d.Log),
-		refused: newRejectionCounter(d.DB, d.Log), bodies: semaphore.NewWeighted(bodiesMax), answers: answers, took: took,
+		refused: newRejectionCounter(d.DB, d.Log), bodies: newBodyRooms(), answers: answers, took: took,
 	}
 }
 
@@ -141,6 +136,14 @@ func (in *intake) serve(w http.ResponseWriter, r *http.Request, receivedAt time.
 		in.refuse(r, d, "endpoint.disabled", "The endpoint is switched off.")
 		return s.Name, in.answer(w, s.Codes.Disabled, "endpoint.disabled", "The endpoint is switched off.")
 	}
+	if in.batcher.full() { // before anything is spent on it
+		return s.Name, in.away(w, r, s.Codes, errBusy)
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		// No source encodes what it signs, and what may unpack without bound is not unpacked.
+		in.refuse(r, d, "body.encoded", "The body is encoded, which the source does not do.")
+		return s.Name, in.answer(w, s.Codes.Malformed, "body.encoded", "The body must come without Content-Encoding.")
+	}
 	free, outcome := in.read(w, r, d)
 	if outcome != "" {
 		return s.Name, outcome
@@ -191,12 +194,17 @@ func (in *intake) take(w http.ResponseWriter, r *http.Request, d *delivery) (out
 
 // find looks the endpoint up, within what a delivery may wait for the database.
 func (in *intake) find(ctx context.Context, token string) (*cachedEndpoint, error) {
-	if len(token) != tokenLen {
+	if len(token) != tokenLen || strings.ContainsFunc(token, notOfTokens) {
 		return nil, db.ErrNotFound
 	}
 	ctx, cancel := context.WithTimeout(ctx, intakeDatabaseTimeout/2)
 	defer cancel()
 	return in.cache.get(ctx, token)
+}
+
+// notOfTokens finds what no token holds, some of which the database would not even look for.
+func notOfTokens(c rune) bool {
+	return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
 }
 
 // proxied are the headers that the operator's proxy sets, and that a sender cannot.
@@ -211,50 +219,6 @@ func (in *intake) proxied(h http.Header) http.Header {
 		}
 	}
 	return out
-}
-
-// read reads the body, within what all bodies together may take. With an outcome the delivery has been answered; else free gives its room back.
-func (in *intake) read(w http.ResponseWriter, r *http.Request, d *delivery) (free func(), outcome string) {
-	s := d.endpoint.source
-	tooLarge := func() (func(), string) {
-		in.refuse(r, d, "body.too_large", "The body is larger than the source sends.")
-		return nil, in.answer(w, s.Codes.TooLarge, "body.too_large", "The body is larger than "+strconv.FormatInt(s.BodyMax, 10)+" bytes.")
-	}
-	if r.ContentLength > s.BodyMax {
-		return tooLarge()
-	}
-	room := r.ContentLength
-	if room < 0 {
-		room = s.BodyMax
-	}
-	free = func() {}
-	if room > bodyFree { // smaller ones never stand behind those that wait for room
-		ctx, cancel := context.WithTimeout(r.Context(), d.left)
-		defer cancel()
-		if in.bodies.Acquire(ctx, room) != nil {
-			return nil, in.away(w, r, s.Codes, errBusy)
-		}
-		free = func() { in.bodies.Release(room) }
-	}
-	var err error
-	if d.request.Body, err = readBody(http.MaxBytesReader(w, r.Body, s.BodyMax), r.ContentLength); err == nil {
-		return free, ""
-	}
-	free()
-	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return tooLarge()
-	}
-	return nil, in.answer(w, http.StatusBadRequest, "body.incomplete", "The body did not come to its end.")
-}
-
-// readBody reads a body of a known length into no more than it needs.
-func readBody(r io.Reader, length int64) ([]byte, error) {
-	if length < 0 {
-		return io.ReadAll(r)
-	}
-	body := make([]byte, length)
-	_, err := io.ReadFull(r, body)
-	return body, err
 }
 
 // verify holds the delivery against every secret that is good, and notes the one that matched. An error is nobody's refusal: what it takes to

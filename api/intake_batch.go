@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"sluice/db"
 	"sluice/jobs"
+	"sluice/proof"
 )
 
 const (
@@ -18,6 +20,9 @@ const (
 	batchQueueDefault = 4096
 	// batchBytesMax bounds one commit; a single larger delivery is one of its own.
 	batchBytesMax = 1 << 20
+	// queueWaitMax is how long a delivery may have waited for its turn before others are told to come again: beyond it the wait would grow to where
+	// each is given up just as its commit ends, and all of the work is for nobody.
+	queueWaitMax = 500 * time.Millisecond
 	// batchTimeout bounds one commit. Whoever waits for it has a shorter patience.
 	batchTimeout = 5 * time.Second
 )
@@ -30,12 +35,15 @@ var errBusy = errors.New("too many deliveries wait to be stored")
 type batcher struct {
 	db     *db.DB
 	poster *jobs.Poster
+	now    func() time.Time
 	// deliveriesMax bounds one commit too.
 	deliveriesMax int
 
 	queue    chan *pending
 	stopping chan struct{}
 	flushers sync.WaitGroup
+	// waited is how long the delivery whose turn came last had waited for it, in nanoseconds; 0 when nobody waits.
+	waited atomic.Int64
 }
 
 // pending is a delivery that waits for its commit.
@@ -44,6 +52,7 @@ type pending struct {
 	delivery *db.Delivery
 	posted   [][]jobs.RunArgs // the jobs of each event, should it be new
 	bytes    int
+	since    time.Time // it waits
 	answer   chan batchAnswer
 }
 
@@ -55,7 +64,7 @@ type batchAnswer struct {
 
 func newBatcher(deps Deps) *batcher {
 	b := &batcher{
-		db: deps.DB, poster: deps.Poster, deliveriesMax: max(deps.IntakeBatch, 1), queue: make(chan *pending, cmp.Or(deps.IntakeQueue, batchQueueDefault)), stopping: make(chan struct{}),
+		db: deps.DB, poster: deps.Poster, now: deps.Now, deliveriesMax: max(deps.IntakeBatch, 1), queue: make(chan *pending, cmp.Or(deps.IntakeQueue, batchQueueDefault)), stopping: make(chan struct{}),
 	}
 	for range max(deps.IntakeFlushers, 1) {
 		b.flushers.Go(b.loop)
@@ -66,7 +75,7 @@ func newBatcher(deps Deps) *batcher {
 // store waits until the delivery is committed, and answers what became of each event. An error of ctx leaves open whether
 // it was: the source comes again, and finds a duplicate if so.
 func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.RunArgs) ([]db.Admitted, error) {
-	p := &pending{ctx: ctx, delivery: d, posted: posted, bytes: len(d.Body) + len(d.Headers), answer: make(chan batchAnswer, 1)}
+	p := &pending{ctx: ctx, delivery: d, posted: posted, bytes: len(d.Body) + len(d.Headers), since: b.now(), answer: make(chan batchAnswer, 1)}
 	for _, e := range d.Events {
 		p.bytes += len(e.Document) + len(e.Verdicts)
 	}
@@ -83,6 +92,12 @@ func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.Run
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// full says that whoever came now would be told to come again.
+func (b *batcher) full() bool {
+	waiting := len(b.queue)
+	return waiting == cap(b.queue) || waiting > 0 && time.Duration(b.waited.Load()) > queueWaitMax
 }
 
 // close stores what waits, and ends the flushers. Nothing may be stored after it.
@@ -117,6 +132,7 @@ func (b *batcher) loop() {
 func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
 	bytes := 0
 	for p := first; ; {
+		b.waited.Store(int64(b.now().Sub(p.since)))
 		if p.ctx.Err() == nil {
 			if len(batch) > 0 && (bytes+p.bytes > batchBytesMax || len(batch) == b.deliveriesMax) {
 				return batch, p
@@ -126,10 +142,14 @@ func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
 		select {
 		case p = <-b.queue:
 		default:
+			b.waited.Store(0)
 			return batch, nil
 		}
 	}
 }
+
+// stepStore is the commit of a batch, as jobs names its steps.
+const stepStore = "intake.store"
 
 // flush commits a batch and tells everyone. What fails for a reason of its own (a text that the database does not take) must not fail the others:
 // the batch is halved until it stands alone.
@@ -137,7 +157,7 @@ func (b *batcher) flush(batch []*pending) {
 	ctx, cancel := context.WithTimeout(context.Background(), batchTimeout)
 	defer cancel()
 	var admitted [][]db.Admitted
-	err := b.db.Door(ctx, func(tx db.DoorTx) (err error) {
+	err := b.db.Door(proof.Step(ctx, stepStore), func(tx db.DoorTx) (err error) {
 		admitted, err = b.admit(ctx, tx, batch)
 		return err
 	})

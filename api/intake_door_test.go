@@ -146,6 +146,39 @@ func TestIntakeSaysThatItIsBusy(t *testing.T) {
 	require.Equal(t, 0, d.count(`select count(*) from sluice.events where source_event_id = 'third'`))
 }
 
+// While those whose turn comes have waited long, others are told to come again, though there is room: else all would wait until it is for nothing.
+func TestIntakeSaysThatItIsBusyWhereWaitsAreLong(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	ahead := time.Duration(0)
+	d := newDoor(t, "standard", standardSecret, one, func(deps *api.Deps) {
+		deps.IntakeBatch = 1
+		deps.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return time.Now().Add(ahead) }
+	})
+	release, releaseNext := d.hold("first"), d.hold("second")
+	first := d.among("first")
+	d.held(1)
+	second := d.among("second")
+	require.Eventually(t, func() bool { return d.api.IntakeWaiting() == 1 }, 10*time.Second, time.Millisecond)
+	rest := d.among("third", "and another")
+	require.Eventually(t, func() bool { return d.api.IntakeWaiting() == 3 }, 10*time.Second, time.Millisecond)
+	mu.Lock()
+	ahead = time.Second
+	mu.Unlock()
+	release()
+	require.Equal(t, http.StatusOK, first()[0].status)
+	d.held(1) // the second has its turn, and the others wait
+	a := d.send("fourth")
+	require.Equal(t, http.StatusServiceUnavailable, a.status)
+	require.Equal(t, "intake.busy", a.Code)
+	require.NotEmpty(t, a.header.Get("Retry-After"))
+	releaseNext()
+	second()
+	rest() // these may have waited too long on a slow machine
+	require.Eventually(t, func() bool { return d.send("fifth").status == http.StatusOK }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, 0, d.count(`select count(*) from sluice.events where source_event_id = 'fourth'`))
+}
+
 // Who waits too long is told so within 2 s; what was on its way may be stored all the same, and is a duplicate then.
 func TestIntakeWaitsForACommitWithinABound(t *testing.T) {
 	t.Parallel()
@@ -449,5 +482,75 @@ func TestIntakeKeepsNoSecretOfABody(t *testing.T) {
 		require.Contains(t, kept, "[secret]", name)
 		require.NotContains(t, kept, connection.Secret, name)
 		require.NotContains(t, kept, session, name)
+	}
+}
+
+// TestIntakeLeavesRoomForOthers: a tenant whose large bodies are announced and do not come keeps out its own, and nobody else's.
+func TestIntakeLeavesRoomForOthers(t *testing.T) {
+	t.Parallel()
+	const large = 25 << 20
+	d := newDoor(t, "github", "a-secret-of-github")
+	host := strings.TrimPrefix(d.url, "http://")
+	conns := make([]net.Conn, 0, 2)
+	for range cap(conns) {
+		conn, err := net.Dial("tcp", host)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n", strings.TrimPrefix(d.address, d.url), large)
+		require.NoError(t, err)
+		begin := make([]byte, len("HTTP/1.1 100"))
+		_, err = io.ReadFull(conn, begin) // the body is asked for: its room is taken
+		require.NoError(t, err)
+		require.Equal(t, "HTTP/1.1 100", string(begin))
+		conns = append(conns, conn)
+	}
+	body := []byte(`{"zen":"` + strings.Repeat("x", 1<<20) + `"}`)
+	ping := http.Header{"X-Github-Event": {"ping"}}
+	mine := d.knock(d.sign("github", "1", body, time.Now(), ping), body)
+	require.Equal(t, http.StatusServiceUnavailable, mine.status)
+	require.Equal(t, "intake.busy", mine.Code)
+	require.NotEmpty(t, mine.header.Get("Retry-After"))
+	small := []byte(`{"zen":"x"}`)
+	require.Equal(t, http.StatusOK, d.knock(d.sign("github", "2", small, time.Now(), ping), small).status, "a small body needs no room")
+
+	made := d.call(d.operator, http.MethodPost, "/v1/tenants", map[string]any{"name": "other"}).is(http.StatusCreated)
+	endpoint := d.call(made.text("key.secret"), http.MethodPost, "/v1/endpoints", map[string]any{"name": "e", "source": "github", "secret": d.secret}).is(http.StatusCreated)
+	other := *d
+	other.address = d.url + strings.TrimPrefix(endpoint.text("url"), publicURL)
+	require.Equal(t, http.StatusOK, other.knock(other.sign("github", "3", body, time.Now(), ping), body).status, "nobody else is kept out")
+
+	for _, conn := range conns {
+		require.NoError(t, conn.Close())
+	}
+	require.Eventually(t, func() bool {
+		return d.knock(d.sign("github", "4", body, time.Now(), ping), body).status == http.StatusOK
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
+// TestIntakeReadsBodiesOfNoLength: chunks are read to their end at every size around those where more room is taken, and one byte too many is refused.
+func TestIntakeReadsBodiesOfNoLength(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t, "standard", standardSecret)
+	const free, most = 64 << 10, 1 << 20
+	for i, size := range []int{0, 20, 8 << 10, free - 1, free, free + 1, 2 * free, 2*free + 1, most - 1, most, most + 1} {
+		body := bytes.Repeat([]byte(" "), size)
+		copy(body, `{}`)
+		id := fmt.Sprintf("chunked-%d", i)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.address, io.MultiReader(bytes.NewReader(body)))
+		require.NoError(t, err)
+		request.Header, request.ContentLength = d.sign("standard", id, body, time.Now(), nil), -1
+		response, err := http.DefaultClient.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		switch {
+		case size == 0:
+			require.Equal(t, http.StatusBadRequest, response.StatusCode)
+		case size > most:
+			require.Equal(t, http.StatusRequestEntityTooLarge, response.StatusCode)
+		default:
+			require.Equal(t, http.StatusOK, response.StatusCode, "%d bytes", size)
+			require.Equal(t, size, d.count(`select length(p.body) from sluice.event_payloads p join sluice.events e on e.id = p.event_id where e.source_event_id = '`+id+`'`))
+			require.Equal(t, http.StatusOK, d.knock(d.sign("standard", id, body, time.Now(), nil), body).status, "and with its length it is the same")
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -117,6 +118,9 @@ func (c *rejectionCounter) flush(ctx context.Context) {
 			}
 			return floodTell(ctx, tx, key.endpointID, r.firstAt)
 		})
+		if errors.Is(err, db.ErrConflict) {
+			continue // its tenant was erased meanwhile, and will never be there again
+		}
 		if err != nil {
 			c.log.WarnContext(ctx, "rejections not written yet", "error", err, "count", r.count)
 			c.putBack(key, r)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"sluice/db"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -99,6 +101,9 @@ func register[I, O any](a *API, who class, op huma.Operation, handler func(conte
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		if err := invalid(bodyFaults(in)); err != nil {
 			return nil, a.fault(ctx, err)
+		}
+		if op.Method != http.MethodGet {
+			ctx = proof.Step(db.As(ctx, actorOf(ctx, op.OperationID)), "api."+op.OperationID)
 		}
 		out, err := handler(ctx, in)
 		if err != nil {

@@ -80,11 +80,11 @@ func setup(t *testing.T, changes ...func(*api.Deps)) *bundle {
 
 func newLogger(log io.Writer) *slog.Logger { return slog.New(slog.NewJSONHandler(log, nil)) }
 
-func newAPI(t *testing.T, d *db.DB, log io.Writer, changes ...func(*api.Deps)) *api.API {
-	t.Helper()
+func newAPI(tb testing.TB, d *db.DB, log io.Writer, changes ...func(*api.Deps)) *api.API {
+	tb.Helper()
 	logger := newLogger(log)
 	poster, err := jobs.NewPoster(logger)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	deps := api.Deps{
 		DB: d, Poster: poster, Actions: action.New(outbound.New(outbound.Config{AllowLoopback: true})),
 		ModelFault: jobs.ModelFault([]string{"anthropic", "openai", "scripted"}), PriceNames: llm.PriceNames,

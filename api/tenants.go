@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -221,18 +222,29 @@ func (a *API) tenantErase(ctx context.Context, in *tenantDeleteInput) (*struct{}
 	if err != nil {
 		return nil, err
 	}
-	return nil, a.deps.DB.System(ctx, func(tx db.SystemTx) error {
-		t, err := tx.TenantGet(ctx, id)
-		switch {
-		case err != nil:
-			return err
-		case t.Status == tenants.Erased:
-			return nil
-		case in.Version != 0 && in.Version != t.Version:
-			return db.ErrStale
+	// Workers that are at it may stand in the way of the erasure; they have less to do with each try, since what they began ends.
+	for tries := 1; ; tries++ {
+		err = a.deps.DB.System(ctx, func(tx db.SystemTx) error { return eraseOnce(ctx, tx, id, in.Version) })
+		if tries == eraseTries || !errors.Is(err, db.ErrDeadlock) && !errors.Is(err, db.ErrConflict) {
+			return nil, err
 		}
-		return tx.TenantErase(ctx, id)
-	})
+	}
+}
+
+// eraseTries is how often an erasure is begun before it gives up, with nothing erased.
+const eraseTries = 10
+
+func eraseOnce(ctx context.Context, tx db.SystemTx, id uuid.UUID, version int) error {
+	t, err := tx.TenantGet(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case t.Status == tenants.Erased:
+		return nil
+	case version != 0 && version != t.Version:
+		return db.ErrStale
+	}
+	return tx.TenantErase(ctx, id)
 }
 
 func (a *API) tenantSelf(ctx context.Context, in *tenantSelfInput) (*got[Tenant], error) {

@@ -159,14 +159,16 @@ where tenant_id = @tenant_id and id = @id and state = 'unknown' returning id`
 
 // ActionArrived confirms an action of unknown fate: a person has seen its effect. ErrNotFound: its fate is known.
 func (tx TenantTx) ActionArrived(ctx context.Context, id uuid.UUID, detail string, receipt json.RawMessage) error {
-	_, err := value[uuid.UUID](ctx, tx.tx, actionArrivedSQL, tx.with(args{"id": id, "detail": detail, "receipt": receipt}))
-	return err
+	if _, err := value[uuid.UUID](ctx, tx.tx, actionArrivedSQL, tx.with(args{"id": id, "detail": detail, "receipt": receipt})); err != nil {
+		return err
+	}
+	return tx.AuditNote(ctx, "action", id, "resolve", map[string]string{"state": ActionConfirmed})
 }
 
 const actionsCancelSQL = `
 update sluice.actions set state = case state when 'proposed' then 'withheld' when 'intended' then 'failed' else 'unknown' end, reason = 'run.cancelled', detail = @detail,
-    until = null, epoch = epoch + 1, ended_at = now(), updated_at = now()
-where tenant_id = @tenant_id and run_id = @run_id and ended_at is null and lease_until is null`
+    until = null, lease_until = null, epoch = epoch + 1, ended_at = now(), updated_at = now()
+where tenant_id = @tenant_id and run_id = @run_id and ended_at is null and (lease_until is null or lease_until < now())`
 
 // ActionsCancel ends the actions of a cancelled run that no worker has in hand. One that was sent and waits for its next try ends as unknown,
 // since it may have arrived. One that a worker has in hand is left to it: it alone can tell.

@@ -129,7 +129,7 @@ func (tx SystemTx) Pgx() pgx.Tx { return tx.tx }
 // ErrCommitUnknown.
 func (d *DB) Tenant(ctx context.Context, id uuid.UUID, fn func(TenantTx) error) error {
 	// One round trip for both; a uuid's text needs no quoting. The setting is the transaction's, so it never leaks through the pool.
-	begin := "begin; select set_config('sluice.tenant_id', '" + id.String() + "', true)"
+	begin := "begin; select set_config('sluice.tenant_id', '" + id.String() + "', true)" + actorSet(ctx)
 	return inTx(ctx, d.app, begin, func(tx pgx.Tx) error {
 		return fn(TenantTx{TenantID: id, tx: tx, sealer: d.sealer, at: d.at()})
 	})
@@ -137,7 +137,11 @@ func (d *DB) Tenant(ctx context.Context, id uuid.UUID, fn func(TenantTx) error) 
 
 // System runs fn in one transaction as sluice_system, and commits if fn returns nil.
 func (d *DB) System(ctx context.Context, fn func(SystemTx) error) error {
-	return inTx(ctx, d.system, "", func(tx pgx.Tx) error {
+	begin := ""
+	if actor := actorSet(ctx); actor != "" {
+		begin = "begin" + actor
+	}
+	return inTx(ctx, d.system, begin, func(tx pgx.Tx) error {
 		return fn(SystemTx{tx: tx, sealer: d.sealer, at: d.at()})
 	})
 }

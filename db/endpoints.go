@@ -3,11 +3,11 @@ package db
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"sluice/tenants"
 )
@@ -203,17 +203,15 @@ func (tx TenantTx) EndpointSecrets(ctx context.Context, endpointID uuid.UUID) ([
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
-	key, err := tx.sealer.tenantAEAD(ctx, tx.tx, tx.TenantID)
-	if err != nil {
-		return nil, err
-	}
-	return openAll(key, tx.TenantID, rows)
+	return openAll(rows, func(row string, sealed []byte) (tenants.Secret, error) {
+		return tx.unseal(ctx, endpointSecretsTable, row, sealed)
+	})
 }
 
-func openAll(key tink.AEAD, tenantID uuid.UUID, rows []sealedSecret) ([]OpenSecret, error) {
+func openAll(rows []sealedSecret, unseal func(row string, sealed []byte) (tenants.Secret, error)) ([]OpenSecret, error) {
 	out := make([]OpenSecret, len(rows))
 	for i, r := range rows {
-		text, err := unsealWith(key, tenantID, endpointSecretsTable, r.ID.String(), r.Sealed)
+		text, err := unseal(r.ID.String(), r.Sealed)
 		if err != nil {
 			return nil, err
 		}
@@ -254,6 +252,15 @@ where e.token = @token and e.deleted_at is null and a.deleted_at is null and a.e
 
 // EndpointFind looks an endpoint up by its token, opens its secrets and reads its enabled automations, in one round trip: every delivery pays for it.
 func (tx SystemTx) EndpointFind(ctx context.Context, token string) (EndpointFound, error) {
+	found, err := tx.endpointFind(ctx, token)
+	if errors.Is(err, errUnsealed) {
+		// The data key may have been replaced between the statement that read it and the one that read the secrets.
+		return tx.endpointFind(ctx, token)
+	}
+	return found, err
+}
+
+func (tx SystemTx) endpointFind(ctx context.Context, token string) (EndpointFound, error) {
 	var batch pgx.Batch
 	batch.Queue(endpointFindSQL, args{"token": token})
 	batch.Queue(endpointFindSecretsSQL, args{"token": token, "limit": EndpointSecretsMax})
@@ -279,7 +286,9 @@ func (tx SystemTx) EndpointFind(ctx context.Context, token string) (EndpointFoun
 	if err != nil {
 		return EndpointFound{}, err
 	}
-	found.Secrets, err = openAll(key, found.TenantID, secrets)
+	found.Secrets, err = openAll(secrets, func(row string, sealed []byte) (tenants.Secret, error) {
+		return unsealWith(key, found.TenantID, endpointSecretsTable, row, sealed)
+	})
 	return found, err
 }
 

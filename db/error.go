@@ -16,6 +16,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict says that the row stands in the way of another: it exists already, or something still refers to it.
 	ErrConflict = errors.New("conflict")
+	// ErrDeadlock says that the transaction stood in the way of another that stood in its own: nothing was written, and it may be tried again.
+	ErrDeadlock = errors.New("deadlock")
 	// ErrStale says that the row has changed since the caller read it: another version, or another worker's epoch.
 	ErrStale = errors.New("changed since it was read")
 	// ErrUnavailable says that the database could not be asked. Nothing was written.
@@ -28,6 +30,7 @@ var (
 const (
 	uniqueViolation     = "23505"
 	foreignKeyViolation = "23503"
+	deadlockDetected    = "40P01"
 	classConnection     = "08"
 	classResources      = "53"
 	classOperator       = "57" // admin shutdown, crash shutdown, cannot connect now
@@ -45,6 +48,8 @@ func translate(err error) error {
 		switch {
 		case pgErr.Code == uniqueViolation, pgErr.Code == foreignKeyViolation:
 			return fmt.Errorf("%w: %s", ErrConflict, pgErr.ConstraintName)
+		case pgErr.Code == deadlockDetected:
+			return fmt.Errorf("%w: %w", ErrDeadlock, err)
 		case pgErr.Code[:2] == classConnection, pgErr.Code[:2] == classResources, pgErr.Code[:2] == classOperator && pgErr.Code != "57014":
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}

@@ -55,6 +55,9 @@ func (tx TenantTx) Once(ctx context.Context, key string, requestHash []byte, fn 
 	return answer, err
 }
 
+// operatorAnswersTable is what an operator's sealed answer is bound to.
+const operatorAnswersTable = "operator_idempotency_keys"
+
 const operatorIdempotencyInsertSQL = `
 insert into sluice.operator_idempotency_keys (key, request_hash, tenant_id) values (@key, @request_hash, @tenant_id)
 on conflict do nothing returning key`
@@ -75,7 +78,7 @@ func (tx SystemTx) Once(ctx context.Context, key string, requestHash []byte, fn 
 		if !bytes.Equal(row.RequestHash, requestHash) {
 			return nil, ErrKeyReused
 		}
-		answer, err := tx.unsealOperator("operator_idempotency_keys", key, row.Answer)
+		answer, err := tx.unsealOperator(operatorAnswersTable, key, row.Answer)
 		return []byte(answer.Reveal()), err
 	}
 	if err != nil {
@@ -85,7 +88,7 @@ func (tx SystemTx) Once(ctx context.Context, key string, requestHash []byte, fn 
 	if err != nil {
 		return nil, err
 	}
-	sealed, err := tx.sealOperator("operator_idempotency_keys", key, tenants.NewSecret(string(answer)))
+	sealed, err := tx.sealOperator(operatorAnswersTable, key, tenants.NewSecret(string(answer)))
 	if err != nil {
 		return nil, err
 	}

@@ -214,6 +214,15 @@ func (tx TenantTx) RunActingWait(ctx context.Context, id uuid.UUID, reason, deta
 	return touched(run(ctx, tx.tx, runActingSQL, tx.with(args{"id": id, "reason": reason, "detail": detail, "wait": wait})))
 }
 
+// auditRun is what the audit calls a run.
+const auditRun = "run"
+
+// auditStep is what the audit tells of a run that was made to step.
+type auditStep struct {
+	Status RunStatus `json:"status"`
+	Reason string    `json:"reason"`
+}
+
 // runRetrySQL lets a run that begins anew take its place among those of its entity anew: it has not begun.
 const runRetrySQL = `
 update sluice.runs set status = @status, reason = @reason, detail = @detail, until = null, attempt = 0, finished_at = null, lease_until = null,
@@ -233,8 +242,10 @@ func (tx TenantTx) RunRetry(ctx context.Context, id uuid.UUID, to RunStatus, fro
 	_, err := value[int64](ctx, tx.tx, runRetrySQL, tx.with(args{"id": id, "status": to, "from": statuses, "reason": reason, "detail": detail}))
 	if errors.Is(err, ErrNotFound) {
 		return ErrConflict
+	} else if err != nil {
+		return err
 	}
-	return err
+	return tx.AuditNote(ctx, auditRun, id, "retry", auditStep{Status: to, Reason: reason})
 }
 
 const runArrivedSQL = `
@@ -243,8 +254,10 @@ where tenant_id = @tenant_id and id = @id and status = 'dead' returning id`
 
 // RunArrived ends a dead run as done, since a person has seen its effect. ErrNotFound: it is not dead.
 func (tx TenantTx) RunArrived(ctx context.Context, id uuid.UUID, reason, detail string) error {
-	_, err := value[uuid.UUID](ctx, tx.tx, runArrivedSQL, tx.with(args{"id": id, "reason": reason, "detail": detail}))
-	return err
+	if _, err := value[uuid.UUID](ctx, tx.tx, runArrivedSQL, tx.with(args{"id": id, "reason": reason, "detail": detail})); err != nil {
+		return err
+	}
+	return tx.AuditNote(ctx, auditRun, id, "resolve", auditStep{Status: RunDone, Reason: reason})
 }
 
 // runCancelSQL raises the epoch, so that a worker that holds the run finds that it lost it.
@@ -263,8 +276,10 @@ func (tx TenantTx) RunCancel(ctx context.Context, id uuid.UUID, reason, detail s
 	_, err := value[uuid.UUID](ctx, tx.tx, runCancelSQL, tx.with(args{"id": id, "reason": reason, "detail": detail}))
 	if errors.Is(err, ErrNotFound) {
 		return ErrConflict
+	} else if err != nil {
+		return err
 	}
-	return err
+	return tx.AuditNote(ctx, auditRun, id, "cancel", auditStep{Status: RunCancelled, Reason: reason})
 }
 
 // RunMark is one step of a run's history.
@@ -320,24 +335,30 @@ const scannedMax = 2000
 // does: beyond it, the worker was killed in between.
 const claimedWithin = 15 * time.Second
 
+// jobStands is whether a job stands for a row that is due. River puts a job off by the clock of its worker, and where that clock is ahead, the job lies
+// in the future by as much. The row is given another job then, and a few at most. A pace, and the window of an order, put off what is due on purpose.
+const jobStands = `j.scheduled_at < now() + interval '1 minute'`
+
 // runStrandedSQL: a run whose lease ran out gets a job even where River still believes that the dead worker works on the old one; one that is
 // queued or due gets a job only where none is alive, since it may just be a long queue.
 const runStrandedSQL = `
 select r.tenant_id, r.id
-from ((select tenant_id, id, status, updated_at from sluice.runs where status = 'running' and lease_until < now() and updated_at < now() - @grace::interval
+from ((select tenant_id, id, status, updated_at, false as put_off from sluice.runs where status = 'running' and lease_until < now() and updated_at < now() - @grace::interval
        order by lease_until limit @scanned)
     union all
-      (select tenant_id, id, status, updated_at from sluice.runs where status = 'waiting' and until < now() - @grace::interval order by until limit @scanned)
+      (select r.tenant_id, id, status, r.updated_at, l.runs_per_second is not null from sluice.runs r join sluice.limits l on l.tenant_id = r.tenant_id where status = 'waiting' and until < now() - @grace::interval order by until limit @scanned)
     union all
-      (select tenant_id, id, status, updated_at from sluice.runs where finished_at is null and status = 'queued' and updated_at < now() - @grace::interval
+      (select tenant_id, id, status, updated_at, true from sluice.runs where finished_at is null and status = 'queued' and updated_at < now() - @grace::interval
        order by updated_at limit @scanned)) r
 where ((r.status = 'running'
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
-                        and j.state in ('available', 'pending', 'retryable', 'scheduled')))
+                        and j.state in ('available', 'pending', 'retryable', 'scheduled') and ` + jobStands + `))
     or (r.status <> 'running'
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
-                        and (j.state in ('available', 'pending', 'retryable', 'scheduled')
+                        and (j.state in ('available', 'pending', 'retryable', 'scheduled') and (` + jobStands + ` or j.state <> 'retryable' and r.put_off)
                              or (j.state = 'running' and j.attempted_at > now() - @claimed::interval)))))
+  and (select count(*) from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
+       and j.state in ('available', 'pending', 'retryable', 'scheduled')) < 5
 order by r.updated_at limit @limit`
 
 // RunStranded finds runs of all tenants that nobody works on.
@@ -350,11 +371,13 @@ select a.tenant_id, a.id
 from (select tenant_id, id, state, until, lease_until, updated_at from sluice.actions where ended_at is null and state <> 'proposed' and updated_at < now() - @grace::interval order by updated_at limit @scanned) a
 where ((a.state = 'in_flight' and a.lease_until < now()
         and not exists (select from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
-                        and j.state in ('available', 'pending', 'retryable', 'scheduled')))
+                        and j.state in ('available', 'pending', 'retryable', 'scheduled') and ` + jobStands + `))
     or (a.lease_until is null and coalesce(a.until, a.updated_at) < now() - @grace::interval
         and not exists (select from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
-                        and (j.state in ('available', 'pending', 'retryable', 'scheduled')
+                        and (j.state in ('available', 'pending', 'retryable', 'scheduled') and ` + jobStands + `
                              or (j.state = 'running' and j.attempted_at > now() - @claimed::interval)))))
+  and (select count(*) from river.river_job j where j.kind = 'action' and j.args ->> 'action_id' = a.id::text
+       and j.state in ('available', 'pending', 'retryable', 'scheduled')) < 5
 order by a.updated_at limit @limit`
 
 // ActionStranded finds actions of all tenants that nobody works on.

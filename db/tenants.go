@@ -28,7 +28,7 @@ const tenantInsertSQL = `
 insert into sluice.tenants (tenant_id, name, time_zone) values (@tenant_id, @name, @time_zone)
 returning ` + tenantColumns
 
-const tenantKeysetInsertSQL = `insert into sluice.tenant_keysets (tenant_id, wrapped) values (@tenant_id, @wrapped)`
+const tenantKeysetInsertSQL = `insert into sluice.tenant_keysets (tenant_id, wrapped, master_mark) values (@tenant_id, @wrapped, @mark)`
 
 // TenantInsert makes a tenant and its data key.
 func (tx SystemTx) TenantInsert(ctx context.Context, name, timeZone string) (Tenant, error) {
@@ -41,7 +41,7 @@ func (tx SystemTx) TenantInsert(ctx context.Context, name, timeZone string) (Ten
 	if err != nil {
 		return Tenant{}, err
 	}
-	_, err = run(ctx, tx.tx, tenantKeysetInsertSQL, args{"tenant_id": id, "wrapped": wrapped})
+	_, err = run(ctx, tx.tx, tenantKeysetInsertSQL, args{"tenant_id": id, "wrapped": wrapped, "mark": tx.sealer.Mark()})
 	return t, err
 }
 
@@ -89,12 +89,21 @@ func (tx SystemTx) TenantUpdate(ctx context.Context, id uuid.UUID, c TenantChang
 	return t, nil
 }
 
+const tenantCloseSQL = `select sluice.tenant_close(@tenant_id)`
+
 const tenantEraseSQL = `select sluice.tenant_erase(@tenant_id)`
 
-// TenantErase erases all that a tenant owns but its ledger.
+const tenantLivingDeleteSQL = `delete from sluice.living where tenant_id = @tenant_id`
+
+// TenantErase erases all that a tenant owns but its books. What is being written of it is waited for; what comes to be written later is refused, since
+// the row is gone that it would hang on. ErrConflict: something came between, and nothing was erased.
 func (tx SystemTx) TenantErase(ctx context.Context, id uuid.UUID) error {
-	_, err := run(ctx, tx.tx, tenantEraseSQL, args{"tenant_id": id})
-	return err
+	for _, statement := range []string{tenantCloseSQL, tenantEraseSQL, tenantLivingDeleteSQL} {
+		if _, err := run(ctx, tx.tx, statement, args{"tenant_id": id}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // missOrStale tells why an update by id and version touched nothing: the row is gone (ErrNotFound), or it has another version (ErrStale).

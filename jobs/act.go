@@ -17,6 +17,7 @@ import (
 
 	"sluice/db"
 	"sluice/jobs/action"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -81,7 +82,14 @@ func (w *actionWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []
 		}
 	}
 	out := make([]*db.ActionHeld, len(wishes))
-	err := w.db.Tenant(ctx, tenantID, func(tx db.TenantTx) error {
+	var steps []string
+	if len(claims) > 0 {
+		steps = append(steps, stepActionClaim)
+	}
+	if len(confirmations) > 0 {
+		steps = append(steps, stepActionConfirm)
+	}
+	err := w.db.Tenant(proof.Step(ctx, steps...), tenantID, func(tx db.TenantTx) error {
 		if len(confirmations) > 0 {
 			if err := tx.ActionsConfirm(ctx, confirmations); err != nil {
 				return fmt.Errorf("confirm %d actions: %w", len(confirmations), err)
@@ -193,8 +201,12 @@ func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, erro
 		return nil, err
 	}
 	if held == nil {
-		err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error { return w.whyNot(ctx, tx, args.ActionID) })
-		return nil, err
+		var why error
+		err := w.db.Tenant(proof.Step(ctx, stepActionEnd), args.TenantID, func(tx db.TenantTx) (err error) {
+			why, err = w.whyNot(ctx, tx, args.ActionID)
+			return err
+		})
+		return nil, cmp.Or(err, why)
 	}
 	a := &taken{ActionHeld: *held, deadline: began.Add(w.lease - leaseMargin)}
 	fault, err := w.open(ctx, a)
@@ -250,34 +262,37 @@ func (w *actionWorker) open(ctx context.Context, a *taken) (*action.Error, error
 }
 
 // whyNot tells what to do with a job whose action cannot be claimed.
-func (w *actionWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID) error {
+func (w *actionWorker) whyNot(ctx context.Context, tx db.TenantTx, id uuid.UUID) (why, err error) {
 	a, err := tx.ActionGet(ctx, id)
 	if errors.Is(err, db.ErrNotFound) || (err == nil && a.EndedAt != nil) {
-		return errNothing
+		return errNothing, nil
 	} else if err != nil {
-		return err
+		return nil, err
 	}
 	run, err := tx.RunGet(ctx, a.RunID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tenant, err := tx.TenantGet(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch {
+	case run.Status.Ended():
+		// A person cancelled it, and whoever has it in hand ends it. A worker that was lost does not: nobody can tell then what became of it.
+		return errNothing, tx.ActionsCancel(ctx, a.RunID, "The run was cancelled while its effect was on the way, and its worker was lost.")
 	case run.Status != db.RunActing:
-		return errNothing // a person cancelled it, and whoever has it in hand ends it
+		return errNothing, nil
 	case tenant.Status != tenants.Active:
-		return snooze{suspendedWait}
+		return snooze{suspendedWait}, nil
 	case a.LeaseUntil != nil:
-		return snooze{a.LeaseUntil.Sub(w.now()) + snoozeMin}
+		return snooze{a.LeaseUntil.Sub(w.now()) + snoozeMin}, nil
 	case a.Until != nil && a.Until.After(w.now()):
-		return snooze{a.Until.Sub(w.now())}
+		return snooze{a.Until.Sub(w.now())}, nil
 	case a.Updates && a.State != db.ActionProposed:
-		return snooze{updatesWait} // another one changes the same target, and goes first
+		return snooze{updatesWait}, nil // another one changes the same target, and goes first
 	}
-	return errNothing
+	return errNothing, nil
 }
 
 // send makes the try, outside of any transaction, and never after the lease: another worker may have the action by then.
@@ -289,7 +304,7 @@ func (w *actionWorker) send(ctx context.Context, a *taken) (action.Receipt, erro
 	if ctx.Err() != nil {
 		return action.Receipt{}, &action.Error{Kind: action.Retry, Code: action.CodeCanceled, Message: "the worker was held up for too long, or is being stopped"}
 	}
-	return a.connector.Do(ctx, w.attempt(a))
+	return a.connector.Do(proof.Step(ctx, stepActionSend), w.attempt(a))
 }
 
 // renewed says that a credential was refused which somebody has replaced since it was read: a person who has mended it, and sets its dead letters going
@@ -315,7 +330,7 @@ func (w *actionWorker) find(ctx context.Context, a *taken) (*action.Receipt, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	return finder.Find(ctx, w.attempt(a))
+	return finder.Find(proof.Step(ctx, stepActionFind), w.attempt(a))
 }
 
 // attempt is what a connector is told.
@@ -346,7 +361,7 @@ func (w *actionWorker) confirmed(ctx context.Context, a *taken, receipt action.R
 	_, err = w.lanes.write(ctx, a.TenantID, actionWish{run: a.Run, confirm: &db.Confirmation{Action: a.Action, Status: receipt.Status, Receipt: kept}})
 	if errors.Is(err, db.ErrStale) {
 		// A person cancelled the run meanwhile, or another worker has the action: it is looked at alone.
-		err = w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
+		err = w.db.Tenant(proof.Step(ctx, stepActionEnd), a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
 	}
 	if err != nil {
 		return fmt.Errorf("confirm action %s: %w", a.ID, err)
@@ -364,7 +379,7 @@ func (w *actionWorker) failed(ctx context.Context, a *taken, cause error) error 
 func (w *actionWorker) ended(ctx context.Context, a *taken, step db.ActionStep) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
-	err := w.db.Tenant(ctx, a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
+	err := w.db.Tenant(proof.Step(ctx, stepActionEnd), a.TenantID, func(tx db.TenantTx) error { return w.end(ctx, tx, a, step) })
 	if err != nil {
 		return fmt.Errorf("keep what became of action %s: %w", a.ID, err)
 	}

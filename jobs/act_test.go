@@ -101,3 +101,30 @@ func TestActionOfACancelledRunIsNotSent(t *testing.T) {
 		return live == 0
 	}, waitMax, 20*time.Millisecond, "a job without work must end")
 }
+
+// TestActionOfACancelledRunWhoseWorkerIsLostEnds: the run was cancelled while a worker sent its effect, and that worker was killed.
+func TestActionOfACancelledRunWhoseWorkerIsLostEnds(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.target.Script(scripted.TargetStep{Status: http.StatusServiceUnavailable})
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	h.work()
+	h.until(id, func(r db.Run) bool { return r.Reason == "action.status_5xx" })
+	h.tx(func(tx db.TenantTx) error {
+		return tx.RunCancel(t.Context(), id, "cancelled.person", "A person cancelled it.")
+	})
+	_, err := h.base.Owner.Exec(t.Context(), `
+		update sluice.actions set state = 'in_flight', epoch = epoch + 1, lease_until = now() - interval '1 minute', updated_at = now() - interval '1 minute' where run_id = $1`, id)
+	require.NoError(t, err)
+	_, err = h.base.Owner.Exec(t.Context(), `delete from river.river_job where kind = 'action' and state <> 'running'`)
+	require.NoError(t, err)
+	require.Eventually(t, func() (ended bool) {
+		h.tx(func(tx db.TenantTx) error {
+			actions, err := tx.ActionList(t.Context(), id)
+			ended = actions[0].State == db.ActionUnknown && actions[0].EndedAt != nil
+			return err
+		})
+		return ended
+	}, waitMax, 20*time.Millisecond, "nobody else will end it")
+	require.Equal(t, db.RunCancelled, h.ended(id).Status)
+}

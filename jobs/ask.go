@@ -14,6 +14,7 @@ import (
 	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/llm"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -103,7 +104,7 @@ func (w *runWorker) send(ctx context.Context, c *claimed, p plan) (db.Call, llm.
 		}
 		return nil
 	}
-	reply, err := w.models.Complete(ctx, p.provider, p.owner, request)
+	reply, err := w.models.Complete(proof.Step(ctx, stepAsk), p.provider, p.owner, request)
 	return p.call, reply, err
 }
 
@@ -164,7 +165,7 @@ func (w *runWorker) settleLost(ctx context.Context, c *claimed) (*db.RunStep, er
 		if call.State != db.CallSent && call.State != db.CallIntended {
 			continue
 		}
-		err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return settleCall(ctx, tx, call) })
+		err := w.db.Tenant(proof.Step(ctx, stepRunLost), c.run.TenantID, func(tx db.TenantTx) error { return settleCall(ctx, tx, call) })
 		if errors.Is(err, db.ErrStale) {
 			continue // the worker that lost the run has settled it meanwhile
 		} else if err != nil {
@@ -215,7 +216,8 @@ func orphan(ctx context.Context, tx db.TenantTx, call db.Call, e *llm.Error) err
 	return tx.EntryInsert(ctx, call.ID, db.EntryOrphan)
 }
 
-// seenOf is what can be said of the usage of a stream that broke off after it had begun: the most of what was reported and of what was seen.
+// seenOf is what can be said of the usage of a stream that broke off after it had begun. The input is what was reported; of the output, what was seen is
+// only the least: the model may have gone on for nobody, and that is billed too, so it is booked at the most that was asked for.
 func seenOf(e *llm.Error, call db.Call) (llm.Usage, bool) {
 	if e.OutputSeen == 0 && e.Usage.InputTotal() == 0 {
 		return llm.Usage{}, false
@@ -224,8 +226,8 @@ func seenOf(e *llm.Error, call db.Call) (llm.Usage, bool) {
 	if usage.InputTotal() == 0 {
 		usage.InputUncached = call.InputEstimate
 	}
-	if usage.OutputTotal() < e.OutputSeen {
-		usage.OutputVisible, usage.OutputReasoning = min(e.OutputSeen, call.MaxOutputTokens), 0
+	if usage.OutputTotal() < call.MaxOutputTokens {
+		usage.OutputVisible, usage.OutputReasoning = call.MaxOutputTokens, 0
 	}
 	return usage, true
 }
@@ -319,7 +321,7 @@ func failures(calls []db.Call) int {
 func (w *runWorker) settle(ctx context.Context, c *claimed, book func(ctx context.Context, tx db.TenantTx) error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishTimeout)
 	defer cancel()
-	err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error { return book(ctx, tx) })
+	err := w.db.Tenant(proof.Step(ctx, stepRunSettle), c.run.TenantID, func(tx db.TenantTx) error { return book(ctx, tx) })
 	if err != nil && !errors.Is(err, db.ErrStale) {
 		w.log.WarnContext(ctx, "a call of a lost run is not booked", "error", err, "run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID))
 	}

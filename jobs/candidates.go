@@ -10,6 +10,7 @@ import (
 	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/llm"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -187,7 +188,7 @@ func (w *runWorker) pause(ctx context.Context, c *claimed, p plan, e *llm.Error)
 		w.log.ErrorContext(ctx, "the operator's key is refused", "provider", p.provider, "error", e.Error())
 		until := w.now().Add(quotaWait)
 		w.models.Pause(p.provider, p.owner, until)
-		err := w.db.System(ctx, func(tx db.SystemTx) error {
+		err := w.db.System(proof.Step(ctx, stepKeyPause), func(tx db.SystemTx) error {
 			return tx.ProviderPausePut(ctx, p.provider, p.owner, until, providerReasonDot+string(e.Kind))
 		})
 		if err != nil {
@@ -196,7 +197,7 @@ func (w *runWorker) pause(ctx context.Context, c *claimed, p plan, e *llm.Error)
 		return nil
 	}
 	w.keyring.forget()
-	return w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
+	return w.db.Tenant(proof.Step(db.AsRule(ctx, "credential-pause"), stepKeyPause), c.run.TenantID, func(tx db.TenantTx) error {
 		if err := tx.CredentialPause(ctx, *p.call.CredentialID, e.Error()); err != nil && !errors.Is(err, db.ErrNotFound) {
 			return fmt.Errorf("pause a credential: %w", err)
 		}

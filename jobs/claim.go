@@ -12,6 +12,7 @@ import (
 	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/llm"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -157,7 +158,7 @@ func (w *runWorker) claimAlone(ctx context.Context, args RunArgs) (*claimed, err
 	var c claimed
 	var stop error
 	var fault, skipped *db.RunStep
-	err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) error {
+	err := w.db.Tenant(proof.Step(ctx, stepRunAlone), args.TenantID, func(tx db.TenantTx) error {
 		var err error
 		asked := make([]claiming, 1)
 		if args.Ordered {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"sluice/db"
+	"sluice/proof"
 )
 
 // wish is what one run wants of its tenant's next commit: one of the five.
@@ -52,7 +53,7 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 	}
 	var claimed []claiming
 	var sent []db.Granted
-	err := w.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
+	err := w.db.Tenant(proof.Step(ctx, stepsOf(wishes)...), tenantID, func(tx db.TenantTx) (err error) {
 		replies, err := w.endTogether(ctx, tx, ends)
 		if err != nil {
 			return err
@@ -97,6 +98,31 @@ func (w *runWorker) commit(ctx context.Context, tenantID uuid.UUID, wishes []wis
 		}
 	}
 	return out, nil
+}
+
+// stepsOf names what a commit is, for each kind of wish once.
+func stepsOf(wishes []wish) []string {
+	if !proof.Enabled {
+		return nil
+	}
+	var names []string
+	for _, one := range wishes {
+		name := stepRunClaim
+		switch {
+		case one.keep != nil:
+			name = stepRunKeep
+		case one.park != uuid.Nil:
+			name = stepRunPark
+		case one.end != nil:
+			name = stepRunEnd
+		case one.send != nil:
+			name = stepRunSend
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // endTogether writes the ends of runs of a tenant, and returns the replies that are still to be kept. The epoch is checked here: the outcome of a reply

@@ -12,6 +12,7 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -54,7 +55,7 @@ func (d *demoter) tick(ctx context.Context) error {
 	}
 	var faults []error
 	for _, one := range found {
-		err := d.db.Tenant(ctx, one.TenantID, func(tx db.TenantTx) error { return d.demote(ctx, tx, one.ID) })
+		err := d.db.Tenant(proof.Step(db.AsRule(ctx, "demotion"), stepDemotion), one.TenantID, func(tx db.TenantTx) error { return d.demote(ctx, tx, one.ID) })
 		if err != nil && !errors.Is(err, db.ErrStale) && !errors.Is(err, db.ErrNotFound) {
 			faults = append(faults, fmt.Errorf("look at automation %s: %w", one.ID, err))
 		}

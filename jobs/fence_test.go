@@ -119,3 +119,16 @@ func TestRunWhoseJobWasFetchedByAKilledWorkerGoesOn(t *testing.T) {
 	h.work()
 	require.Equal(t, db.RunDone, h.ended(id).Status)
 }
+
+// TestRunWhoseJobWasPutOffByAWrongClockGoesOn: River puts a job off by the clock of its worker, which may be ahead of the database's.
+func TestRunWhoseJobWasPutOffByAWrongClockGoesOn(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	id := h.event(h.automation(nil), `{"title":"a"}`)
+	_, err := h.base.Owner.Exec(t.Context(), `update river.river_job set state = 'scheduled', scheduled_at = now() + interval '10 minutes'`)
+	require.NoError(t, err)
+	_, err = h.base.Owner.Exec(t.Context(), `update sluice.runs set status = 'waiting', reason = 'provider.breaker_open', until = now() - interval '1 minute', updated_at = now() - interval '1 minute'`)
+	require.NoError(t, err)
+	h.work()
+	require.Equal(t, db.RunDone, h.ended(id).Status)
+}

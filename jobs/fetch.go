@@ -14,6 +14,7 @@ import (
 	"sluice/automations"
 	"sluice/db"
 	"sluice/jobs/outbound"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -42,7 +43,7 @@ func (w *runWorker) fetch(ctx context.Context, c *claimed) (*db.RunStep, error) 
 		header.Set("Authorization", "Bearer "+token.Reveal())
 	}
 	begun := w.now()
-	res, err := w.door.Do(ctx, outbound.Request{Method: http.MethodGet, URL: address, Header: header, ResponseBytesMax: fetchBytesMax})
+	res, err := w.door.Do(proof.Step(ctx, stepFetch), outbound.Request{Method: http.MethodGet, URL: address, Header: header, ResponseBytesMax: fetchBytesMax})
 	w.fetchTold(ctx, c, res, w.now().Sub(begun), err)
 	if errors.Is(context.Cause(ctx), errLost) {
 		return nil, errLost

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"sluice/db"
+	"sluice/proof"
 )
 
 const (
@@ -52,7 +53,7 @@ func (g *gate) tick(ctx context.Context, at time.Time) error {
 	defer cancel()
 	var due, changed []uuid.UUID
 	var calls []db.Stranded
-	err := g.db.System(ctx, func(tx db.SystemTx) (err error) {
+	err := g.db.System(proof.Step(ctx, stepGate), func(tx db.SystemTx) (err error) {
 		if due, err = tx.GatesDue(ctx, gateTenantsMax); err != nil {
 			return fmt.Errorf("find what is held: %w", err)
 		}
@@ -73,7 +74,7 @@ func (g *gate) tick(ctx context.Context, at time.Time) error {
 		return err
 	}
 	for _, tenantID := range changed {
-		if err := g.db.Tenant(ctx, tenantID, func(tx db.TenantTx) error { return tx.RunsRepace(ctx) }); err != nil {
+		if err := g.db.Tenant(proof.Step(ctx, stepGateRepace), tenantID, func(tx db.TenantTx) error { return tx.RunsRepace(ctx) }); err != nil {
 			return fmt.Errorf("give jobs other slots: %w", err)
 		}
 	}
@@ -108,7 +109,7 @@ func (g *gate) release(ctx context.Context, tenantID uuid.UUID, aged bool) error
 		},
 	} {
 		var woken []db.Woken
-		err := g.db.Tenant(ctx, tenantID, func(tx db.TenantTx) (err error) {
+		err := g.db.Tenant(proof.Step(ctx, stepGateRelease), tenantID, func(tx db.TenantTx) (err error) {
 			if woken, err = step(tx); err != nil {
 				return err
 			}
@@ -127,7 +128,7 @@ func (g *gate) release(ctx context.Context, tenantID uuid.UUID, aged bool) error
 // settle books calls whose worker was killed, and whose run nobody takes up again, as estimates.
 func (g *gate) settle(ctx context.Context, calls []db.Stranded) error {
 	for _, s := range calls {
-		err := g.db.Tenant(ctx, s.TenantID, func(tx db.TenantTx) error {
+		err := g.db.Tenant(proof.Step(ctx, stepGateSettle), s.TenantID, func(tx db.TenantTx) error {
 			call, err := tx.CallGet(ctx, s.ID)
 			if err != nil {
 				return err

@@ -17,6 +17,7 @@ import (
 
 	"sluice/db"
 	"sluice/jobs/outbound"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -154,7 +155,7 @@ func (m *Missed) look(ctx context.Context, of db.MissedHook) error {
 		return nil
 	}
 	var check db.MissedCheck
-	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
+	err := m.DB.Tenant(proof.Step(ctx, stepMissedKeep), of.TenantID, func(tx db.TenantTx) (err error) {
 		check, err = tx.MissedClaim(ctx, of.EndpointID, m.Every)
 		return err
 	})
@@ -234,7 +235,7 @@ func (m *Missed) keep(ctx context.Context, of db.MissedHook, l looked, now time.
 		missed = append(missed, db.MissedEvent{SourceEventID: guid, Delivery: d.deliveryID(), SentAt: sent})
 	}
 	var found, arrived int64
-	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
+	err := m.DB.Tenant(proof.Step(ctx, stepMissedKeep), of.TenantID, func(tx db.TenantTx) (err error) {
 		if found, err = tx.MissedEventsAdd(ctx, of.EndpointID, missed); err != nil {
 			return err
 		}
@@ -280,7 +281,7 @@ func (m *Missed) askAll(ctx context.Context, of db.MissedHook, asked *hook) erro
 // certainly did not take it.
 func (m *Missed) askNext(ctx context.Context, of db.MissedHook, asked *hook) error {
 	var event db.MissedEvent
-	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) (err error) {
+	err := m.DB.Tenant(proof.Step(ctx, stepMissedKeep), of.TenantID, func(tx db.TenantTx) (err error) {
 		event, err = tx.MissedEventClaim(ctx, of.EndpointID, db.MissedAsking{
 			Within: missedWithin, Max: missedAsksEach, Pause: missedPause, Factor: missedPauseFactor,
 		})
@@ -295,7 +296,7 @@ func (m *Missed) askNext(ctx context.Context, of db.MissedHook, asked *hook) err
 		return nil
 	}
 	if f := asFault(fault); f != nil && f.untaken {
-		if err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) error {
+		if err := m.DB.Tenant(proof.Step(ctx, stepMissedKeep), of.TenantID, func(tx db.TenantTx) error {
 			return tx.MissedEventUnask(ctx, of.EndpointID, event.SourceEventID)
 		}); err != nil {
 			return fmt.Errorf("take an ask back: %w", err)
@@ -328,7 +329,7 @@ func (m *Missed) conclude(ctx context.Context, of db.MissedHook, until time.Time
 		text = f.text
 		m.rest(of.EndpointID, f.rest)
 	}
-	err := m.DB.Tenant(ctx, of.TenantID, func(tx db.TenantTx) error {
+	err := m.DB.Tenant(proof.Step(ctx, stepMissedKeep), of.TenantID, func(tx db.TenantTx) error {
 		if err := tx.MissedCheckPut(ctx, of.EndpointID, until, text); err != nil {
 			return err
 		}

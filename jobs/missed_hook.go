@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sluice/jobs/outbound"
+	"sluice/proof"
 )
 
 // What GitHub's API wants to be told, and what it answers (docs.github.com/en/rest/repos/webhooks, .../orgs/webhooks, .../apps/webhooks).
@@ -79,7 +80,7 @@ func (h *hook) do(ctx context.Context, method, address string, wanted int) (outb
 	header.Set("Accept", githubAccept)
 	header.Set("Authorization", "Bearer "+h.bearer)
 	header.Set("X-Github-Api-Version", githubAPIVersion)
-	res, err := h.door.Do(ctx, outbound.Request{Method: method, URL: address, Header: header, ResponseBytesMax: missedPageBytesMax})
+	res, err := h.door.Do(proof.Step(ctx, stepMissedAsk), outbound.Request{Method: method, URL: address, Header: header, ResponseBytesMax: missedPageBytesMax})
 	if failed, ok := errors.AsType[*outbound.Error](err); ok {
 		return res, &hookFault{text: "GitHub could not be asked: " + failed.Error() + ".", untaken: !failed.Sent, stop: true}
 	}

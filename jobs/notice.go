@@ -15,6 +15,7 @@ import (
 
 	"sluice/db"
 	"sluice/jobs/action"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -84,7 +85,7 @@ func (n *notices) loop(ctx context.Context) {
 func (n *notices) post(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, noticesTimeout)
 	defer cancel()
-	return n.db.System(ctx, func(tx db.SystemTx) error {
+	return n.db.System(proof.Step(ctx, stepNoticePost), func(tx db.SystemTx) error {
 		due, err := tx.NoticesDue(ctx, noticesEach, noticesMax, NoticeGrace)
 		if err != nil {
 			return fmt.Errorf("look for notices that are due: %w", err)
@@ -148,7 +149,7 @@ func (w *noticeWorker) work(ctx context.Context, args NoticeArgs) error {
 // claim begins the try, and reads what it tells.
 func (w *noticeWorker) claim(ctx context.Context, args NoticeArgs) (*telling, error) {
 	var n telling
-	err := w.db.Tenant(ctx, args.TenantID, func(tx db.TenantTx) (err error) {
+	err := w.db.Tenant(proof.Step(ctx, stepNoticeClaim), args.TenantID, func(tx db.TenantTx) (err error) {
 		if n.Notice, err = tx.NoticeClaim(ctx, db.NoticeRef{ID: args.NoticeID, Attempt: args.Attempt}, noticeLease); err != nil {
 			return err
 		}
@@ -200,7 +201,7 @@ func (w *noticeWorker) postTo(ctx context.Context, n *telling, write func(*telli
 	if err != nil {
 		return err
 	}
-	_, err = w.webhook.Do(ctx, action.Send{
+	_, err = w.webhook.Do(proof.Step(ctx, stepNoticeSend), action.Send{
 		Key: n.key(), Access: action.Access{Secret: n.to.Secret.Reveal()}, At: w.now(), Attempt: n.Attempt,
 		Effect: action.Effect{
 			Kind: w.webhook.Spec().Kind, URL: n.to.URL.Reveal(), ContentType: "application/json", Signed: n.channel.Kind == db.ChannelWebhook, Body: body,
@@ -218,7 +219,7 @@ func (w *noticeWorker) end(ctx context.Context, n *telling, fault *noticeFault) 
 		"notice_id", n.key(), "channel_kind", n.channel.Kind, "alert_kind", n.alert.Kind, "phase", n.Phase, "attempt", n.Attempt,
 	}
 	if fault == nil {
-		err := w.db.Tenant(ctx, n.TenantID, func(tx db.TenantTx) error { return tx.NoticeDelivered(ctx, n.Notice) })
+		err := w.db.Tenant(proof.Step(ctx, stepNoticeConfirm), n.TenantID, func(tx db.TenantTx) error { return tx.NoticeDelivered(ctx, n.Notice) })
 		if err != nil {
 			return fmt.Errorf("keep that notice %s was told: %w", n.ID, err)
 		}
@@ -226,7 +227,7 @@ func (w *noticeWorker) end(ctx context.Context, n *telling, fault *noticeFault) 
 		return nil
 	}
 	wait, final := n.after(fault)
-	err := w.db.Tenant(ctx, n.TenantID, func(tx db.TenantTx) error { return tx.NoticeFailed(ctx, n.Notice, fault.message, wait, final) })
+	err := w.db.Tenant(proof.Step(ctx, stepNoticeFail), n.TenantID, func(tx db.TenantTx) error { return tx.NoticeFailed(ctx, n.Notice, fault.message, wait, final) })
 	if err != nil {
 		return fmt.Errorf("keep what became of notice %s: %w", n.ID, err)
 	}

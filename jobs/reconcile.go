@@ -321,10 +321,12 @@ func reconcileCall(
 		if o.DryRun {
 			return nil
 		}
-		_, err = tx.EntryAdjust(ctx, db.Correction{
+		if _, err = tx.EntryAdjust(ctx, db.Correction{
 			CallID: booked.ID, Tokens: billed.Tokens, CostPico: price.pico, PriceID: price.id, ModelServed: price.served, Note: o.Note,
-		})
-		return err
+		}); err != nil {
+			return err
+		}
+		return tx.AuditNote(ctx, "call", booked.ID, "adjust", map[string]string{"note": o.Note})
 	})
 	return out, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"sluice/db"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -66,7 +67,7 @@ func (r *replayer) tick(ctx context.Context) error {
 	}
 	var faults []error
 	for _, one := range due {
-		err := r.db.Tenant(ctx, one.TenantID, func(tx db.TenantTx) error {
+		err := r.db.Tenant(proof.Step(db.AsRule(ctx, "replay"), stepReplay), one.TenantID, func(tx db.TenantTx) error {
 			replay, err := tx.ReplayLock(ctx, one.ID)
 			if errors.Is(err, db.ErrNotFound) {
 				return nil // it has ended, or another worker has it in hand

@@ -9,6 +9,7 @@ import (
 
 	"sluice/automations"
 	"sluice/db"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -60,7 +61,7 @@ func (e *expiry) tick(ctx context.Context) error {
 
 func (e *expiry) decide(ctx context.Context, one db.Stranded) error {
 	v := Verdict{Verdict: db.VerdictReject, Note: expiryNote}
-	err := e.db.Tenant(ctx, one.TenantID, func(tx db.TenantTx) error {
+	err := e.db.Tenant(proof.Step(db.AsRule(ctx, "review-expiry"), stepReviewExpiry), one.TenantID, func(tx db.TenantTx) error {
 		run, err := tx.RunGet(ctx, one.ID)
 		if err != nil {
 			return err

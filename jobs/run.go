@@ -17,6 +17,7 @@ import (
 	"sluice/jobs/action"
 	"sluice/jobs/llm"
 	"sluice/jobs/outbound"
+	"sluice/proof"
 	"sluice/tenants"
 )
 
@@ -80,7 +81,7 @@ func (w *runWorker) hold(ctx context.Context, c *claimed) error {
 				return
 			case <-ticker.C:
 				// One that does not answer is no reason to stop: the next may, and after the lease another worker's claim raises the epoch.
-				err := w.db.Tenant(ctx, c.run.TenantID, func(tx db.TenantTx) error {
+				err := w.db.Tenant(proof.Step(ctx, stepRunRenew), c.run.TenantID, func(tx db.TenantTx) error {
 					return tx.RunRenew(ctx, c.run.ID, c.run.Epoch, w.lease)
 				})
 				if errors.Is(err, db.ErrStale) {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"sluice/db"
+	"sluice/proof"
 )
 
 // sweepMax bounds how many stranded rows one sweep gives a job; the next sweep goes on.
@@ -55,7 +56,7 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		return err
 	}
 	var lines []uuid.UUID
-	err := s.db.System(ctx, func(tx db.SystemTx) error {
+	err := s.db.System(proof.Step(ctx, stepSweep), func(tx db.SystemTx) error {
 		mine, err := tx.SweepLock(ctx)
 		if err != nil || !mine {
 			return err
@@ -113,7 +114,7 @@ func (s *sweeper) aged(ctx context.Context, now time.Time, age time.Duration) er
 		return err
 	})
 	for _, r := range old {
-		err = errors.Join(err, s.db.Tenant(ctx, r.TenantID, func(tx db.TenantTx) error { return s.giveUp(ctx, tx, r.ID) }))
+		err = errors.Join(err, s.db.Tenant(proof.Step(ctx, stepSweepAge), r.TenantID, func(tx db.TenantTx) error { return s.giveUp(ctx, tx, r.ID) }))
 	}
 	if err != nil {
 		return fmt.Errorf("end what waits for ever: %w", err)
@@ -167,7 +168,7 @@ func (s *sweeper) wake(ctx context.Context, tenantID uuid.UUID, runs []db.Run) e
 		s.meters.stranded.Add(ctx, int64(len(runs)))
 	}
 	for _, run := range runs {
-		if err := s.db.Tenant(ctx, tenantID, func(tx db.TenantTx) error { return s.poster.HandOver(ctx, tx, run) }); err != nil {
+		if err := s.db.Tenant(proof.Step(ctx, stepSweepWake), tenantID, func(tx db.TenantTx) error { return s.poster.HandOver(ctx, tx, run) }); err != nil {
 			return err
 		}
 	}

@@ -133,7 +133,7 @@ func NewWorker(d Deps) (*Worker, error) {
 		ReindexerIndexNames: []string{"river_job_prioritized_fetching_index", "river_job_run", "river_job_action"},
 		// Our leases and the sweeper bring a dead worker's runs back; River's rescue only tidies its own table, so it can wait.
 		JobTimeout: jobTimeout, RescueStuckJobsAfter: 2*jobTimeout + jobMargin,
-		CompletedJobRetentionPeriod: completedRetention, SoftStopTimeout: d.ShutdownTimeout,
+		CompletedJobRetentionPeriod: completedRetention, SoftStopTimeout: d.ShutdownTimeout, Test: riverTest(d.Now),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make River's client: %w", err)

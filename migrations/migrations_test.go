@@ -281,6 +281,15 @@ func TestStatusNamesAnInvalidIndex(t *testing.T) {
 	require.ErrorContains(t, s.Err(), "sluice.runs_open")
 }
 
+// TestStatusLeavesOutAnIndexThatIsBuiltAnew: beside one that REINDEX CONCURRENTLY replaces, a database is as fit as ever.
+func TestStatusLeavesOutAnIndexThatIsBuiltAnew(t *testing.T) {
+	t.Parallel()
+	b := dbtest.New(t)
+	exec(t, b.Owner, `create index river_job_run_ccnew on river.river_job (kind)`)
+	exec(t, b.Owner, `update pg_index set indisvalid = false where indexrelid = 'river.river_job_run_ccnew'::regclass`)
+	require.NoError(t, status(t, b.Owner).Err())
+}
+
 func TestStatusIsReadByEveryRoleThatServes(t *testing.T) {
 	t.Parallel()
 	b := dbtest.New(t)
@@ -323,6 +332,7 @@ func TestDownThatFailsChangesNothing(t *testing.T) {
 	// A view of somebody else's stands on a table that is to go.
 	exec(t, pool, `create view public.others as select id from sluice.prices`)
 	exec(t, pool, `create view public.verdicts as select note from sluice.reviews`)
+	exec(t, pool, `create view public.changers as select actor from sluice.audit_entries`)
 	exec(t, pool, `create table public.books (price bigint references sluice.prices)`)
 	exec(t, pool, `insert into public.books select id from sluice.prices`)
 	require.Error(t, migrations.Down(t.Context(), url, 1))

@@ -6,7 +6,7 @@ declare
     r text;
     server_version int := current_setting('server_version_num')::int;
 begin
-    foreach r in array array['sluice_owner', 'sluice_app', 'sluice_worker', 'sluice_system', 'sluice_billing', 'sluice_door', 'sluice_intake'] loop
+    foreach r in array array['sluice_owner', 'sluice_app', 'sluice_worker', 'sluice_system', 'sluice_billing', 'sluice_door', 'sluice_intake', 'sluice_auditor'] loop
         if not exists (select from pg_roles where rolname = r) then
             execute format('create role %I nologin nosuperuser nobypassrls nocreatedb nocreaterole', r);
         end if;
@@ -20,10 +20,12 @@ begin
     if not pg_has_role('sluice_worker', 'sluice_app', 'member') then
         grant sluice_app to sluice_worker;
     end if;
-    -- The owner hands the intake's function over to sluice_intake, for which it must be able to step into it.
-    if not pg_has_role('sluice_owner', 'sluice_intake', case when server_version >= 160000 then 'set' else 'member' end) then
-        grant sluice_intake to sluice_owner;
-    end if;
+    -- The owner hands functions over to sluice_intake and sluice_auditor, for which it must be able to step into them.
+    foreach r in array array['sluice_intake', 'sluice_auditor'] loop
+        if not pg_has_role('sluice_owner', r, case when server_version >= 160000 then 'set' else 'member' end) then
+            execute format('grant %I to sluice_owner', r);
+        end if;
+    end loop;
     execute format('grant create, connect on database %I to sluice_owner', current_database());
 end $$;
 

@@ -11,6 +11,7 @@ import (
 const (
 	ActionPrefix     = "act"
 	AlertPrefix      = "alt"
+	AuditPrefix      = "aud"
 	AutomationPrefix = "aut"
 	CallPrefix       = "cal"
 	ChannelPrefix    = "chn"
@@ -20,6 +21,8 @@ const (
 	EventPrefix      = "evt"
 	KeyPrefix        = "key"
 	NoticePrefix     = "ntc"
+	OperatorPrefix   = "opk"
+	RaisePrefix      = "rai"
 	ReplayPrefix     = "rpl"
 	RunPrefix        = "run"
 	SecretPrefix     = "sec"

@@ -12,8 +12,8 @@ import (
 )
 
 var prefixes = []string{
-	tenants.ActionPrefix, tenants.AlertPrefix, tenants.AutomationPrefix, tenants.CallPrefix, tenants.ChannelPrefix, tenants.CredentialPrefix, tenants.EndpointPrefix, tenants.EntryPrefix,
-	tenants.EventPrefix, tenants.KeyPrefix, tenants.NoticePrefix, tenants.ReplayPrefix, tenants.RunPrefix, tenants.SecretPrefix, tenants.TenantPrefix,
+	tenants.ActionPrefix, tenants.AlertPrefix, tenants.AuditPrefix, tenants.AutomationPrefix, tenants.CallPrefix, tenants.ChannelPrefix, tenants.CredentialPrefix, tenants.EndpointPrefix, tenants.EntryPrefix,
+	tenants.EventPrefix, tenants.KeyPrefix, tenants.NoticePrefix, tenants.OperatorPrefix, tenants.RaisePrefix, tenants.ReplayPrefix, tenants.RunPrefix, tenants.SecretPrefix, tenants.TenantPrefix,
 }
 
 func TestIDRoundTrip(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -83,7 +84,16 @@ var oddBodies = []string{
 	``, ` `, `null`, `[]`, `{}`, `[[]]`, `[{}]`, `[null]`, `"text"`, `0`, "\xff", "{\"id\":\"\xff\"}", `{"id":"\ud800"}`, `{"id":1e400}`,
 	`payload=%7B%22ref%22%3A%22x%22%7D`, `a=1&a=2&=`, `%zz`, `<a/>`, strings.Repeat("[", 10_001), strings.Repeat(`{"a":`, 10_001),
 	`{"id":null,"type":null,"created":-1,"data":{"id":123456789012345678901234567890}}`, `{"data":[],"event":[],"payload":1,"value":[1,{}]}`,
+	`{"id":"\u0000","type":"a\u0000b"}`, `{"\u0000":"\u0000"}`, "\xef\xbb\xbf{}", `{"id":"1","id":"2","type":"a","type":"b"}`, `{"id":NaN}`, `{"id":1e999,"created":1e999,"timestamp":-1e999}`,
+	`{"id":"\udc00\ud800","type":"\ud800x"}`, "{\"type\":\"\u202e\u200b\"}", "a=%00&a=%FF&\x00=\x00", `<a b="` + "\x00" + `">`, `<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>`, strings.Repeat("<a>", 10_001),
+	`{"items":[` + strings.Repeat(`{},`, 1000) + `{}]}`, `[` + strings.Repeat(`{"event":"x"},`, 1000) + `{}]`, strings.Repeat("a=1&", 10_000),
 }
+
+// What naming a delivery may allocate, in all: a floor, and a factor for every byte of it.
+const (
+	eventsAllocMax = 1 << 20
+	eventsPerByte  = 1 << 10
+)
 
 // FuzzVerify: no header and no body makes Verify panic, or hold without the signature of a secret that it was given.
 func FuzzVerify(f *testing.F) {
@@ -160,7 +170,11 @@ func FuzzEvents(f *testing.F) {
 		if s.Handshake != nil && s.Handshake(r, s.keys[0].Verify, s.settings) != nil {
 			return
 		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		events, err := s.Events(r, s.settings)
+		runtime.ReadMemStats(&after)
+		require.LessOrEqual(t, after.TotalAlloc-before.TotalAlloc, uint64(eventsAllocMax+eventsPerByte*len(body)), "bounded by what was sent")
 		if err != nil {
 			requireRefusal(t, err)
 			return

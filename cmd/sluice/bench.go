@@ -31,7 +31,10 @@ type benchCommand struct {
 	Fairness benchFairness `cmd:"" help:"How long the events of quiet tenants wait while another floods, beside no flood and beside first come, first served."`
 	Budget   benchBudget   `cmd:"" help:"Runs at once against a budget for few, with workers that are killed: what was spent and reserved at every commit, and the ledger beside the provider's journal."`
 
+	Chaos     benchChaos     `cmd:"" help:"Everything goes wrong while webhooks come in: processes killed and paused, Postgres stopped, networks cut, disks full, clocks wrong, models and targets that lie; then the journals of those outside are asked."`
 	Providers benchProviders `cmd:"" help:"A tenant whose model is slow, hangs, storms, flaps, answers garbage or refuses the key: its calls and runs, what others notice, how it recovers."`
+
+	Overload benchOverload `cmd:"" help:"Ten times what the door can do, and a database that stands still: what is acked, refused and how long it takes, before, during and after; every acked event ends."`
 }
 
 // benchBody is about what a webhook weighs.

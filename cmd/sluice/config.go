@@ -18,7 +18,7 @@ import (
 //	secret   its value is never shown
 //	empty    what an empty variable means; without it, an empty variable is one that is not set
 type Config struct {
-	DatabaseURL      tenants.Secret `name:"database-url" from:"DATABASE_URL" use:"serve work migrate operator-key ledger" need:"serve work operator-key ledger" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may become sluice_app, sluice_door, sluice_worker and sluice_system."`
+	DatabaseURL      tenants.Secret `name:"database-url" from:"DATABASE_URL" use:"serve work migrate operator-key ledger doctor master-key" need:"serve work operator-key ledger doctor master-key" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may become sluice_app, sluice_door, sluice_worker and sluice_system."`
 	OwnerDatabaseURL tenants.Secret `name:"owner-database-url" from:"SLUICE_OWNER_DATABASE_URL" use:"migrate" shape:"postgres" secret:"true" group:"Database" help:"Postgres, as a login that may migrate: make roles, and create in the database. Without it, DATABASE_URL."`
 	DBConns          int            `name:"db-conns" from:"SLUICE_DB_CONNS" use:"serve work dev" default:"16" min:"2" max:"1000" group:"Database" help:"Connections of each pool. serve and work have three pools each."`
 	TraceSQL         bool           `name:"trace-sql" from:"SLUICE_TRACE_SQL" use:"serve work dev" default:"false" group:"Telemetry" help:"Makes a span of every statement. Values are not in it."`
@@ -31,7 +31,8 @@ type Config struct {
 	IntakeBatch    int    `name:"intake-batch" from:"SLUICE_INTAKE_BATCH" use:"serve dev" default:"256" min:"1" max:"4096" group:"Serving" help:"Deliveries that one commit of the intake may hold; 1 gives each a transaction of its own."`
 	ProxyHeaders   string `name:"proxy-headers" from:"SLUICE_PROXY_HEADERS" use:"serve dev" shape:"headers" group:"Serving" help:"Names of headers, with commas between them, that the proxy in front sets itself and takes away from whoever sends them, such as X-Client-Cert-Sha256. Sources that are known by a client certificate read these alone; without the name here, such an endpoint takes nothing."`
 
-	MasterKey        masterKey      `name:"master-key" from:"SLUICE_MASTER_KEY" use:"serve work dev" need:"serve work" secret:"true" group:"Secrets" help:"32 bytes, in hex, base64 or base64url, under which tenants' secrets are sealed. Without it no stored secret can be read; openssl rand -hex 32 makes one."`
+	MasterKey        masterKey      `name:"master-key" from:"SLUICE_MASTER_KEY" use:"serve work dev master-key doctor" need:"serve work master-key" secret:"true" group:"Secrets" help:"32 bytes, in hex, base64 or base64url, under which tenants' secrets are sealed. Without it no stored secret can be read; openssl rand -hex 32 makes one."`
+	MasterKeysOld    masterKeys     `name:"master-keys-old" from:"SLUICE_MASTER_KEYS_OLD" use:"serve work dev master-key doctor" secret:"true" group:"Secrets" help:"Other master keys, with commas between them, that still open what was sealed under them; nothing new is. See docs/keys.md for how a key is changed."`
 	AnthropicAPIKey  tenants.Secret `name:"anthropic-api-key" from:"ANTHROPIC_API_KEY" use:"work dev" secret:"true" group:"Models" help:"The operator's own key, for tenants that bring none."`
 	OpenAIAPIKey     tenants.Secret `name:"openai-api-key" from:"OPENAI_API_KEY" use:"work dev" secret:"true" group:"Models" help:"The operator's own key, for tenants that bring none."`
 	AnthropicBaseURL string         `name:"anthropic-base-url" from:"SLUICE_ANTHROPIC_BASE_URL" use:"work dev" shape:"url" group:"Models" help:"Another address than Anthropic's own, such as a proxy's."`
@@ -51,6 +52,7 @@ type Config struct {
 	ActionTimeout    time.Duration `name:"action-timeout" from:"SLUICE_ACTION_TIMEOUT" use:"work dev" default:"15s" min:"1s" max:"5m" group:"Work" help:"How long one try at an action may take."`
 	ShutdownTimeout  time.Duration `name:"shutdown-timeout" from:"SLUICE_SHUTDOWN_TIMEOUT" use:"serve work dev" default:"30s" min:"1s" max:"30m" group:"Serving" help:"After SIGTERM, how long what is under way may go on."`
 	DrainDelay       time.Duration `name:"drain-delay" from:"SLUICE_DRAIN_DELAY" use:"serve" default:"0s" min:"0s" max:"5m" group:"Serving" help:"After SIGTERM, how long requests are still taken while /readyz says 503, so that load balancers turn away first."`
+	DenyNetworks     string        `name:"deny-networks" from:"SLUICE_DENY_NETWORKS" use:"serve work dev" shape:"networks" group:"Work" help:"Networks that no tenant's address may reach, with commas between them, such as 203.0.113.0/24: the public addresses of your own hosts, a NAT64 prefix of your own. What is private is refused anyway."`
 	AllowLoopback    bool          `name:"allow-loopback" from:"SLUICE_ALLOW_LOOPBACK" use:"serve work dev" default:"false" group:"Work" help:"Lets callbacks reach loopback addresses; for development."`
 
 	SMTPURL  tenants.Secret `name:"smtp-url" from:"SLUICE_SMTP_URL" use:"work dev" shape:"smtp" secret:"true" group:"Alerts" help:"The mail server that alerts by e-mail are handed to: smtp://user:password@host:587, which must offer STARTTLS unless it is on this machine, or smtps://user:password@host:465. Without it, alert channels of the kind email say so."`

@@ -213,7 +213,7 @@ func TestConfigFieldsAreComplete(t *testing.T) {
 			require.NotEmpty(t, field.Tag.Get(tag), "%s has no %s", field.Name, tag)
 		}
 		_, secret := field.Tag.Lookup("secret")
-		hides := field.Type == reflect.TypeFor[masterKey]() || strings.HasSuffix(field.Type.String(), "Secret")
+		hides := field.Type == reflect.TypeFor[masterKey]() || field.Type == reflect.TypeFor[masterKeys]() || strings.HasSuffix(field.Type.String(), "Secret")
 		require.Equal(t, hides, secret, "%s: a secret has a type that hides it, and a tag", field.Name)
 		require.True(t, strings.HasSuffix(field.Tag.Get("help"), "."), "%s: the help is a sentence", field.Name)
 	}

@@ -173,7 +173,7 @@ func (l ledgerReconcile) Run(ctx context.Context, c *Config, std streams) error 
 	}
 	var result jobs.Reconciliation
 	err := asBookkeeper(ctx, c, func(d *db.DB) (err error) {
-		result, err = jobs.Reconcile(ctx, d, l.Provider, in, jobs.ReconcileOptions{DryRun: l.DryRun, All: l.All, Note: exportNote(name)})
+		result, err = jobs.Reconcile(db.As(ctx, db.Actor{Kind: db.ActorCommand, ID: "ledger reconcile"}), d, l.Provider, in, jobs.ReconcileOptions{DryRun: l.DryRun, All: l.All, Note: exportNote(name)})
 		return err
 	})
 	if err != nil {

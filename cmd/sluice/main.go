@@ -34,7 +34,9 @@ type commands struct {
 	Work        workCommand        `cmd:"" help:"Work on what was taken in: call models, post actions."`
 	Migrate     migrateCommand     `cmd:"" help:"Bring the database up, take it down, or say how far it is."`
 	OperatorKey operatorKeyCommand `cmd:"" help:"Make, list and revoke keys of the operator."`
+	Keys        masterKeyCommand   `cmd:"" name:"master-key" help:"Change the keys that secrets are sealed under, and check that all of them open."`
 	Ledger      ledgerCommand      `cmd:"" help:"Check the ledger, hold it against a provider's export, rebuild its sums."`
+	Doctor      doctorCommand      `cmd:"" help:"Hold a database against what is promised of it, and say what to do; exit code 0 is clean, 1 is not, 2 could not look. Writes nothing."`
 	Send        sendCommand        `cmd:"" help:"Sign a sample event as its source would, and post it; without arguments, list the samples."`
 	Health      healthCommand      `cmd:"" help:"Ask a /readyz; exit code 0 is ready."`
 	Bench       benchCommand       `cmd:"" help:"Measure this machine, each figure beside a yardstick of the same run."`

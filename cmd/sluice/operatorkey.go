@@ -14,7 +14,7 @@ import (
 )
 
 // operatorKeyPrefix begins the id of an operator's key.
-const operatorKeyPrefix = "opk"
+const operatorKeyPrefix = tenants.OperatorPrefix
 
 // operatorKeyCommand manages the keys of the operator, which nobody can make over the API.
 type operatorKeyCommand struct {
@@ -47,7 +47,7 @@ func asSystem(ctx context.Context, c *Config, fn func(db.SystemTx) error) error 
 		return err
 	}
 	// No secret is sealed here, so there is no sealer.
-	return db.New(db.Pools{App: pool, System: pool}, nil).System(ctx, fn)
+	return db.New(db.Pools{App: pool, System: pool}, nil).System(db.As(ctx, db.Actor{Kind: db.ActorCommand, ID: "operator-key"}), fn)
 }
 
 // Run makes a key. The key alone goes to the output, so that a script can take it.

@@ -74,8 +74,9 @@ func startServe(ctx context.Context, c Config, told *telemetry.Telemetry) (_ *se
 	})
 	s.server = newServer(s.api.Handler())
 	s.server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	bounded := newConnections(listener, s.server, connectionsMax, connectionsCrowded)
 	go func() {
-		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.server.Serve(bounded); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- fmt.Errorf("serve: %w", err)
 		}
 	}()

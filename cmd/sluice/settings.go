@@ -1,13 +1,12 @@
 package main
 
 import (
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"reflect"
@@ -19,7 +18,6 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"sluice/db"
 	"sluice/jobs"
 	"sluice/tenants"
 )
@@ -59,6 +57,7 @@ func (s *settings) options() []kong.Option {
 		kong.Resolvers(s), kong.PostBuild(s.install),
 		// Kong wants to know types that it does not understand before the fields are looked at.
 		kong.TypeMapper(reflect.TypeFor[tenants.Secret](), s), kong.TypeMapper(reflect.TypeFor[masterKey](), s),
+		kong.TypeMapper(reflect.TypeFor[masterKeys](), s),
 	}
 }
 
@@ -185,6 +184,8 @@ func expected(tag *kong.Tag, of reflect.Type) string {
 	switch {
 	case of == reflect.TypeFor[masterKey]():
 		return "32 bytes in hex, base64 or base64url"
+	case of == reflect.TypeFor[masterKeys]():
+		return "keys of 32 bytes in hex, base64 or base64url, with commas between them"
 	case of == reflect.TypeFor[time.Duration]():
 		return fmt.Sprintf("a duration from %s to %s, such as %s", lowest, highest, tag.Default)
 	case of == reflect.TypeFor[int](), of == reflect.TypeFor[float64]():
@@ -203,6 +204,8 @@ func expected(tag *kong.Tag, of reflect.Type) string {
 		return "an http or https URL without user, query and fragment"
 	case "headers":
 		return "names of headers with commas between them"
+	case "networks":
+		return "networks such as 203.0.113.0/24 or 2001:db8::/32, with commas between them"
 	case "smtp":
 		return "smtp://user:password@host:587 or smtps://user:password@host:465"
 	case "sender":
@@ -219,6 +222,11 @@ func parseSetting(tag *kong.Tag, of reflect.Type, text string) (any, error) {
 	case of == reflect.TypeFor[masterKey]():
 		if key, ok := parseMasterKey(text); ok {
 			return key, nil
+		}
+		return nil, unexpected
+	case of == reflect.TypeFor[masterKeys]():
+		if keys, ok := parseMasterKeys(text); ok {
+			return keys, nil
 		}
 		return nil, unexpected
 	case of == reflect.TypeFor[time.Duration]():
@@ -292,6 +300,9 @@ func shaped(tag *kong.Tag, text string) (string, bool) {
 		u, err := url.Parse(text)
 		ok := err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 		return strings.TrimRight(text, "/"), ok
+	case "networks":
+		_, ok := networks(text)
+		return text, ok
 	case "smtp":
 		return text, jobs.CheckMailURL(text) == nil
 	case "sender":
@@ -303,35 +314,19 @@ func shaped(tag *kong.Tag, text string) (string, bool) {
 	}
 }
 
-// masterKey is the key under which tenants' keys are wrapped. It never shows itself.
-type masterKey struct{ text string }
-
-// String hides the key.
-func (masterKey) String() string { return "[secret]" }
-
-// GoString hides the key from %#v.
-func (masterKey) GoString() string { return "[secret]" }
-
-// LogValue hides the key from slog.
-func (masterKey) LogValue() slog.Value { return slog.StringValue("[secret]") }
-
-// bytes are the key itself.
-func (k masterKey) bytes() []byte { return []byte(k.text) }
-
-// newMasterKey wraps the bytes of a key.
-func newMasterKey(key []byte) masterKey { return masterKey{string(key)} }
-
-// parseMasterKey reads a key in whatever encoding gives db.MasterKeyLen bytes.
-func parseMasterKey(text string) (masterKey, bool) {
-	unpadded := strings.TrimRight(text, "=")
-	for _, decode := range []func(string) ([]byte, error){
-		hex.DecodeString,
-		func(string) ([]byte, error) { return base64.RawStdEncoding.DecodeString(unpadded) },
-		func(string) ([]byte, error) { return base64.RawURLEncoding.DecodeString(unpadded) },
-	} {
-		if key, err := decode(text); err == nil && len(key) == db.MasterKeyLen {
-			return newMasterKey(key), true
+// networks are those of a list with commas between them; false says that one of them is none.
+func networks(text string) ([]netip.Prefix, bool) {
+	var out []netip.Prefix
+	for one := range strings.SplitSeq(text, ",") {
+		one = strings.TrimSpace(one)
+		if one == "" {
+			continue
 		}
+		prefix, err := netip.ParsePrefix(one)
+		if err != nil {
+			return nil, false
+		}
+		out = append(out, prefix)
 	}
-	return masterKey{}, false
+	return out, true
 }

@@ -42,11 +42,12 @@ type stack struct {
 
 // newStack opens a pool of role and one of the system's, waits for the database, and refuses a schema that this binary cannot serve.
 func newStack(ctx context.Context, c Config, role, planCacheMode string) (_ *stack, err error) {
-	sealer, err := db.NewSealer(c.MasterKey.bytes())
+	sealer, err := db.NewSealer(c.MasterKey.bytes(), c.MasterKeysOld.bytes()...)
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{door: outbound.New(outbound.Config{AllowLoopback: c.AllowLoopback, Timeout: c.ActionTimeout})}
+	denied, _ := networks(c.DenyNetworks) // it was read once already, when the settings were
+	s := &stack{door: outbound.New(outbound.Config{AllowLoopback: c.AllowLoopback, Deny: denied, Timeout: c.ActionTimeout})}
 	defer func() {
 		if err != nil {
 			s.close()

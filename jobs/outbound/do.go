@@ -19,7 +19,7 @@ type Request struct {
 
 // A Response is what a tenant's target answered. Nothing in it can be trusted.
 type Response struct {
-	Status int // 200 to 599; a redirect is an answer like any other and is not followed
+	Status int // 200 to 999; a redirect is an answer like any other and is not followed
 	Header http.Header
 	Body   []byte // as it came over the wire, unpacked by nobody, at most ResponseBytesMax
 	// Truncated tells that the body was longer, or did not end in time. That is no error: the status says what the target

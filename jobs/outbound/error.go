@@ -20,7 +20,7 @@ const (
 	DNS      Kind = "dns"       // the name could not be resolved; nothing was sent
 	Timeout  Kind = "timeout"   // the time was over
 	TLS      Kind = "tls"       // no trusted, encrypted connection could be made; nothing was sent
-	TooLarge Kind = "too_large" // the body of the answer exceeds the limit of an Operator client
+	TooLarge Kind = "too_large" // the body of the answer exceeds the limit of an Operator client, or what came over a connection that of Dial
 )
 
 var kindText = map[Kind]string{

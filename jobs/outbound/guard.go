@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"code.dny.dev/ssrf"
@@ -32,7 +33,7 @@ var deniedAlways = []netip.Prefix{
 func denied(more []netip.Prefix) *ssrf.Guardian {
 	var v4, v6 []netip.Prefix
 	for _, prefix := range slices.Concat(deniedAlways, more) {
-		if prefix.Addr().Is4() {
+		if prefix = unmapped(prefix); prefix.Addr().Is4() {
 			v4 = append(v4, prefix)
 		} else {
 			v6 = append(v6, prefix)
@@ -41,15 +42,37 @@ func denied(more []netip.Prefix) *ssrf.Guardian {
 	return ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(v4...), ssrf.WithDeniedV6Prefixes(v6...))
 }
 
+// mappedBits are those before the IPv4 address in ::ffff:0:0/96.
+const mappedBits = 96
+
+// unmapped undresses a network of IPv4 in the dress of IPv6, as check undresses the addresses that are held against it: it would match none of them.
+func unmapped(prefix netip.Prefix) netip.Prefix {
+	if !prefix.Addr().Is4In6() {
+		return prefix
+	}
+	return netip.PrefixFrom(prefix.Addr().Unmap(), max(prefix.Bits()-mappedBits, 0))
+}
+
+// triesKey is where a context holds how many addresses one dial has tried, an *atomic.Int32.
+type triesKey struct{}
+
+// counting makes the context of one dial. A dial without it connects to nothing.
+func counting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, triesKey{}, new(atomic.Int32))
+}
+
 // control is called by the dialer with the very address that it is about to connect to, for every attempt. A check before
 // the dial would ask the resolver once and the dialer would ask it again, and a hostile name answers the two differently.
-func (g guard) control(_ context.Context, network, address string, _ syscall.RawConn) error {
+func (g guard) control(ctx context.Context, network, address string, _ syscall.RawConn) error {
 	if network != "tcp4" && network != "tcp6" {
 		return &Error{Kind: Blocked, cause: fmt.Errorf("dial %s: network %s", address, network)}
 	}
 	target, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return &Error{Kind: Blocked, cause: fmt.Errorf("dial: %w", err)}
+	}
+	if tries, ok := ctx.Value(triesKey{}).(*atomic.Int32); !ok || tries.Add(1) > addressesMax {
+		return &Error{Kind: Blocked, cause: fmt.Errorf("dial %s: %w", target, errTooMany)}
 	}
 	if err := g.check(target); err != nil {
 		return &Error{Kind: Blocked, cause: fmt.Errorf("dial %s: %w", target, err)}
@@ -60,23 +83,32 @@ func (g guard) control(_ context.Context, network, address string, _ syscall.Raw
 var (
 	errNotPublic = errors.New("the address is not public")
 	errPort      = errors.New("the port is not allowed")
+	errTooMany   = errors.New("the name stands for too many addresses")
 )
 
-// check refuses a target that is not to be dialled. IPv4 in the dress of IPv6 is undressed first.
+// check refuses a target that is not to be dialled.
 func (g guard) check(target netip.AddrPort) error {
-	addr := target.Addr().Unmap()
+	addr := target.Addr()
 	if g.loopback && addr.IsLoopback() {
 		return nil
 	}
 	return errors.Join(g.address(addr), g.port(target.Port()))
 }
 
-// address refuses what is not public.
+// address refuses what is not public. IPv4 in the dress of IPv6 is undressed first.
 func (g guard) address(addr netip.Addr) error {
-	if g.deny == nil || g.deny.SafeAddr(addr.Unmap()) != nil {
+	if g.deny == nil || isatap(addr) || g.deny.SafeAddr(addr.Unmap()) != nil {
 		return errNotPublic
 	}
 	return nil
+}
+
+// isatap reports whether the lower half of an address has the form 0:5efe:V4 or 200:5efe:V4, whatever its upper half: the routers of an ISATAP site
+// hand what goes there to the IPv4 address (RFC 5214, section 6.1). It is the one way to wrap a private address that no list of networks names.
+func isatap(addr netip.Addr) bool {
+	const ofWhom = 0x02 // the bit that tells whether the IPv4 address is unique in the world
+	b := addr.As16()
+	return addr.Is6() && b[8]&^ofWhom == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
 }
 
 // port refuses what is not on the list.

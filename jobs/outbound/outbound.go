@@ -26,10 +26,12 @@ import (
 
 // The limits of the door. Those that Config does not name hold for everybody.
 const (
+	addressesMax           = 16               // of one name that are tried: a name with thousands would make a flood of one request
 	connectTimeout         = 5 * time.Second  // one TCP connection, all addresses of a name together
 	handshakeTimeout       = 5 * time.Second  // one TLS handshake
 	idleConnsPerHostMax    = 128              // kept to one provider, so that a burst of calls does not dial for each
 	idleTimeout            = 90 * time.Second // after which an unused connection to a provider is closed
+	conversationBytesMax   = 64 << 10         // all that a mail server says over one connection, its certificates included
 	operatorBytesMax       = 16 << 20         // one answer of a model provider, streamed or not
 	pingAfter              = 15 * time.Second // of silence on HTTP/2, after which a ping asks whether the peer is still there
 	pingTimeout            = 10 * time.Second // after which an unanswered ping closes the connection
@@ -74,13 +76,14 @@ type Config struct {
 // A Door is the way out. It is safe for concurrent use.
 type Door struct {
 	dialer           *net.Dialer // to what the operator configured
+	publicDialer     *net.Dialer // to what a tenant chose, and likewise the two below
+	loopbackDialer   *net.Dialer
+	mailDialer       *net.Dialer
 	operator         http.RoundTripper
 	operatorBytesMax int64
 	overTLS          *wire // to the world, and to loopback where Config allows it
 	plain            *wire // to loopback only
-	public, loopback guard
-	mail             guard
-	mailDialer       *net.Dialer // to mail servers of tenants
+	public, mail     guard
 	rootCAs          *x509.CertPool
 	allowLoopback    bool
 	tracer           trace.Tracer
@@ -101,17 +104,17 @@ func New(c Config) *Door {
 		allowLoopback:    c.AllowLoopback,
 		dialer:           &net.Dialer{Resolver: c.Resolver, Timeout: connectTimeout},
 		rootCAs:          c.RootCAs,
-		loopback:         guard{loopback: c.AllowLoopback},
 		operator:         operatorTransport(c),
 		operatorBytesMax: cmp.Or(c.OperatorBytesMax, operatorBytesMax),
 		public:           guard{deny: denied(c.Deny), loopback: c.AllowLoopback, ports: c.Ports},
 		tracer:           tracer,
 	}
 	d.mail = guard{deny: d.public.deny, loopback: c.AllowLoopback, ports: mailPorts}
-	d.mailDialer = tenantDialer(c, d.mail)
+	d.publicDialer, d.mailDialer = tenantDialer(c, d.public), tenantDialer(c, d.mail)
+	d.loopbackDialer = tenantDialer(c, guard{loopback: c.AllowLoopback})
 	tenant := wire{bytesMax: c.ResponseBytesMax, timeout: c.Timeout, tracer: tracer}
 	overTLS, plain := tenant, tenant
-	overTLS.base, plain.base = tenantTransport(c, d.public), tenantTransport(c, d.loopback)
+	overTLS.base, plain.base = tenantTransport(c, d.publicDialer), tenantTransport(c, d.loopbackDialer)
 	d.overTLS, d.plain = &overTLS, &plain
 	return d
 }
@@ -133,13 +136,14 @@ func tenantDialer(c Config, g guard) *net.Dialer {
 	return &net.Dialer{ControlContext: g.control, KeepAlive: -1, Resolver: c.Resolver, Timeout: connectTimeout}
 }
 
-// tenantTransport dials what the guard lets pass, over HTTP/1.1. Each request has a connection of its own: none is shared
+// tenantTransport speaks HTTP/1.1 over what a guarded dialer connects. Each request has a connection of its own: none is shared
 // between tenants, and no request is silently repeated on a second connection.
-func tenantTransport(c Config, g guard) *http.Transport {
-	dialer := tenantDialer(c, g)
+func tenantTransport(c Config, dialer *net.Dialer) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "tcp", absolute(address))
+			return whileWanted(ctx, func(ctx context.Context) (net.Conn, error) {
+				return dialer.DialContext(counting(ctx), "tcp", absolute(address))
+			})
 		},
 		DisableCompression:     true, // a compressed answer is not asked for, and not unpacked
 		DisableKeepAlives:      true,

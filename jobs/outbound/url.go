@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -82,7 +83,8 @@ func hostName(host string) (string, error) {
 	}
 	if !ascii(host) {
 		name, err := idna.Lookup.ToASCII(host)
-		if err != nil {
+		// What is no text is read by the library as a sign of its own, and would become a name that nobody wrote.
+		if err != nil || !utf8.ValidString(host) {
 			return "", badURL("the host is not a valid international name")
 		}
 		host = name

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
@@ -46,6 +47,28 @@ func (p *progress) trace() *httptrace.ClientTrace {
 	}
 }
 
+// wantedKey is where the context of a dial holds a func(end func()) (stop func() bool) that has end called when the exchange is over before it had a
+// connection.
+type wantedKey struct{}
+
+// whileWanted makes a connection for as long as its exchange lasts, its handshake included. The transport cuts the context of a dial loose from that of
+// the request, since another request may use the connection; here none does, and a target that is silent would hold what nobody waits for any more.
+func whileWanted(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	whenOver, ok := ctx.Value(wantedKey{}).(func(func()) func() bool)
+	if !ok {
+		return dial(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := whenOver(cancel)
+	conn, err := dial(ctx)
+	stop()
+	if err == nil {
+		whenOver(func() { _ = conn.Close() })
+	}
+	return conn, err
+}
+
 // RoundTrip sends a request and returns the answer, whatever its status; an error is always an *Error.
 func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	caller := req.Context()
@@ -56,10 +79,17 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	))
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	at := &progress{}
+	wanted := context.WithValue(ctx, wantedKey{}, func(end func()) (stop func() bool) {
+		return context.AfterFunc(ctx, func() {
+			if !at.sent() { // from then on the transport ends the connection itself
+				end()
+			}
+		})
+	})
 	end := sync.OnceFunc(func() { cancel(); span.End() })
 
 	proof.Before(ctx)
-	res, err := w.base.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, at.trace())))
+	res, err := w.base.RoundTrip(req.WithContext(httptrace.WithClientTrace(wanted, at.trace())))
 	if err == nil && res.StatusCode < http.StatusOK {
 		// A peer that switches protocols gets the connection out of the transport's hands, and so out of the deadline's.
 		err = errors.Join(errSwitch, res.Body.Close())
