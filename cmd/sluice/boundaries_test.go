@@ -167,13 +167,9 @@ func bearsStep(argument ast.Expr) (found bool) {
 	return found
 }
 
-// proving is a build of the binary that can be killed at its boundaries, made once.
+// proving is a build of the binary that can be killed at its boundaries, made once; TestMain says where, and takes it away.
 var proving = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "sluice-proof-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "sluice")
+	path := filepath.Join(os.Getenv("SLUICE_TEST_PROVING_DIR"), "sluice")
 	build := exec.Command("go", "build", "-tags", "proof", "-o", path, ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", &exec.Error{Name: string(out), Err: err}
@@ -224,7 +220,6 @@ func TestKilledAtEveryBoundary(t *testing.T) {
 	t.Parallel()
 	binary, err := proving()
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(binary)) })
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	kills := 0

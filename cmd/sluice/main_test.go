@@ -20,7 +20,16 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asSluice) != "" {
 		main()
 	}
-	os.Exit(dbtest.Main(m))
+	dir, err := os.MkdirTemp("", "sluice-proof-")
+	if err != nil {
+		panic(err)
+	}
+	if err := os.Setenv("SLUICE_TEST_PROVING_DIR", dir); err != nil { // told to the tests outside of this package
+		panic(err)
+	}
+	code := dbtest.Main(m)
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
 }
 
 // env is an environment for run.
