@@ -23,6 +23,8 @@ const (
 	spanIDKey  = "span_id"
 )
 
+var errNoOutput = errors.New("log output: expected a writer")
+
 type withKey struct{}
 
 // With returns a context whose log lines carry attrs too, beside those it already has; a later one of the same key wins.
@@ -38,7 +40,7 @@ func With(ctx context.Context, attrs ...slog.Attr) context.Context {
 // of the context's span and what With put into the context.
 func NewLogger(c Config) (*slog.Logger, error) {
 	if c.LogOutput == nil {
-		return nil, errors.New("log output: expected a writer")
+		return nil, errNoOutput
 	}
 	options := &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: masked}
 	switch c.LogFormat {

@@ -59,6 +59,7 @@ type Config struct {
 // Telemetry is what a process tells of itself. It is safe for concurrent use.
 type Telemetry struct {
 	log      *slog.Logger
+	lines    *sink
 	registry *prometheus.Registry
 	traces   *sdktrace.TracerProvider
 	meters   *sdkmetric.MeterProvider
@@ -67,14 +68,21 @@ type Telemetry struct {
 // Start sets OpenTelemetry's global providers and its propagator (W3C trace context), and makes the log. It connects to nothing before it
 // returns.
 func Start(ctx context.Context, c Config) (*Telemetry, error) {
+	if c.LogOutput == nil {
+		return nil, errNoOutput
+	}
+	lines := newSink(c.LogOutput)
+	c.LogOutput = lines
 	log, err := NewLogger(c)
 	if err != nil {
 		return nil, err
 	}
+	lines.told = func(n int64) { log.Warn("lines of the log were dropped: nobody took them in time", "lines", n) }
+	go lines.write()
 	if !(c.SampleRatio >= 0 && c.SampleRatio <= 1) {
 		return nil, fmt.Errorf("sample ratio %v: expected 0 to 1", c.SampleRatio)
 	}
-	t := &Telemetry{log: log, registry: prometheus.NewRegistry()}
+	t := &Telemetry{log: log, lines: lines, registry: prometheus.NewRegistry()}
 	about, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(), resource.WithAttributes(
 		attribute.String("service.name", c.Service),
 		attribute.String("service.version", c.Version),
@@ -112,6 +120,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	both.Go(func() { traces = t.traces.Shutdown(ctx) })
 	both.Go(func() { meters = t.meters.Shutdown(ctx) })
 	both.Wait()
+	t.lines.close(ctx)
 	if err := errors.Join(traces, meters); err != nil {
 		return fmt.Errorf("send the last traces and metrics: %w", err)
 	}
