@@ -34,9 +34,10 @@ func TestWhatKillsEveryWorkerEndsAsADeadLetter(t *testing.T) {
 		p := d.start("work", "", proof.EnvCrashAt+"=fetch/before")
 		ended := make(chan syscall.WaitStatus, 1)
 		go func() {
-			state, _ := p.cmd.Process.Wait()
-			status, _ := state.Sys().(syscall.WaitStatus)
-			ended <- status
+			if state, err := p.cmd.Process.Wait(); err == nil { // else the test has ended it
+				status, _ := state.Sys().(syscall.WaitStatus)
+				ended <- status
+			}
 		}()
 		for waiting := true; waiting; {
 			select {

@@ -214,6 +214,9 @@ type doomed struct {
 	kept map[string]string
 }
 
+// doomsAtOnce are as many as a small machine takes: most of the time they wait for leases.
+const doomsAtOnce = 10
+
 // TestKilledAtEveryBoundary kills a real process right before and right after each step of an event's life, lets another go on, and holds the
 // journals of the client, the model's provider and the targets against each other.
 func TestKilledAtEveryBoundary(t *testing.T) {
@@ -223,9 +226,11 @@ func TestKilledAtEveryBoundary(t *testing.T) {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	kills := 0
+	places := make(chan struct{}, doomsAtOnce)
 	for _, d := range dooms {
-		// Most of the time they wait for leases: all at once.
 		all.Go(func() {
+			places <- struct{}{}
+			defer func() { <-places }()
 			t.Run(d.name, func(t *testing.T) {
 				one := newDoomed(t, d, binary)
 				for _, step := range d.steps {
@@ -312,8 +317,9 @@ func (d *doomed) dies(p *process, boundary string) {
 	d.t.Helper()
 	ended := make(chan *os.ProcessState, 1)
 	go func() {
-		state, _ := p.cmd.Process.Wait()
-		ended <- state
+		if state, err := p.cmd.Process.Wait(); err == nil { // else the test has ended it
+			ended <- state
+		}
 	}()
 	select {
 	case state := <-ended:
