@@ -2,9 +2,14 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -71,6 +76,9 @@ func (a *API) credentialTest(ctx context.Context, in *credentialTestInput) (*cre
 		}
 		return &credentialTestOutput{CredentialTest{Tested: true, Code: failed.Code, Detail: "Its service does not take it: " + failed.Message + "."}}, nil
 	}
+	if !isActor(who.Actor, opened.Secret.Reveal()) {
+		who.Actor = ""
+	}
 	out := CredentialTest{OK: true, Tested: true, Actor: who.Actor, Detail: "Its service takes it."}
 	if who.Note != "" {
 		out.Detail += " " + who.Note + "."
@@ -87,3 +95,20 @@ func (a *API) credentialTest(ctx context.Context, in *credentialTestInput) (*cre
 	}
 	return &credentialTestOutput{out}, err
 }
+
+// actorLenMax bounds what a service may call an actor, in characters.
+const actorLenMax = 200
+
+// isActor says whether what a service calls somebody can be kept and shown: some services throw back what they were sent, the secret with it.
+func isActor(name, secret string) bool {
+	if utf8.RuneCountInString(name) > actorLenMax || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) || strings.TrimSpace(name) != name {
+		return false
+	}
+	told := func(part string) bool {
+		return len(part) >= secretPartMin && (strings.Contains(name, part) || strings.Contains(name, base64.RawStdEncoding.EncodeToString([]byte(part))))
+	}
+	return !told(secret) && !slices.ContainsFunc(strings.FieldsFunc(secret, func(c rune) bool { return c == ':' || c == ' ' || c == '/' }), told)
+}
+
+// secretPartMin is how long a part of a secret is that may be one by itself, in bytes.
+const secretPartMin = 12

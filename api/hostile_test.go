@@ -299,7 +299,7 @@ func leaves(v any, above []string) (all [][]string) {
 // hole marks where in an example the hostile value goes, which need not be JSON.
 const hole = "the-hole-for-what-a-stranger-says"
 
-// filled is a good body with a raw text at the place; what lies on the way to it is the contract's example.
+// filled is a good body with a raw text at the place; what lies on the way to it is made.
 func filled(good, example any, steps []string, raw string) []byte {
 	text, _ := json.Marshal(with(good, example, steps)) // made of a JSON document
 	return bytes.Replace(text, []byte(`"`+hole+`"`), []byte(raw), 1)
@@ -313,7 +313,7 @@ func with(good, example any, steps []string) any {
 	case map[string]any:
 		out, ok := good.(map[string]any)
 		if out = maps.Clone(out); !ok {
-			out = maps.Clone(example)
+			out = map[string]any{} // what else the contract's example holds may be refused, and hide what is tried
 		}
 		out[steps[0]] = with(out[steps[0]], example[steps[0]], steps[1:])
 		return out
@@ -339,7 +339,12 @@ func (b *besieged) good(p place) any {
 	case "POST /v1/alert-channels":
 		return webhookChannel("https://hooks.example.com")
 	case "POST /v1/replays":
+		if len(p.steps) > 0 && slices.Contains([]string{"filter", "events", "event_filter"}, p.steps[0]) {
+			return map[string]any{"mode": "shadow"} // one of them
+		}
 		return map[string]any{"runs": []any{b.ids["runs"]}, "mode": "shadow"}
+	case "POST /v1/runs/retry", "POST /v1/runs/cancel":
+		return map[string]any{"filter": map[string]any{"automation_id": b.ids["automations"]}}
 	case "POST /v1/keys":
 		return map[string]any{"name": "k", "role": "viewer"}
 	case "POST /v1/tenants":

@@ -385,7 +385,9 @@ func (in *intake) malformed(w http.ResponseWriter, r *http.Request, d *delivery,
 
 // away answers 503, or what the source wants in its place: nothing was stored, and it is to come again.
 func (in *intake) away(w http.ResponseWriter, r *http.Request, codes source.Codes, err error) string {
-	in.log.WarnContext(r.Context(), "delivery not stored", "error", err)
+	if !errors.Is(err, errBusy) { // of which there may be thousands a second: they are counted, and each has its line of access
+		in.log.WarnContext(r.Context(), "delivery not stored", "error", err)
+	}
 	w.Header().Set("Retry-After", strconv.Itoa(retryAfterSeconds))
 	status := codes.Busy
 	if status == 0 {

@@ -20,9 +20,11 @@ const (
 	batchQueueDefault = 4096
 	// batchBytesMax bounds one commit; a single larger delivery is one of its own.
 	batchBytesMax = 1 << 20
-	// queueWaitMax is how long a delivery may have waited for its turn before others are told to come again: beyond it the wait would grow to where
-	// each is given up just as its commit ends, and all of the work is for nobody.
+	// queueWaitMax is how long a delivery may expect to wait for its turn; others are told to come again at once. Beyond it the wait would grow to
+	// where each is given up just as its commit ends, and all of the work is for nobody.
 	queueWaitMax = 500 * time.Millisecond
+	// commitMemory is how many commits, about, the expectation goes by.
+	commitMemory = 4
 	// batchTimeout bounds one commit. Whoever waits for it has a shorter patience.
 	batchTimeout = 5 * time.Second
 )
@@ -42,8 +44,9 @@ type batcher struct {
 	queue    chan *pending
 	stopping chan struct{}
 	flushers sync.WaitGroup
-	// waited is how long the delivery whose turn came last had waited for it, in nanoseconds; 0 when nobody waits.
-	waited atomic.Int64
+	// room is how many deliveries all commits at once can hold, and took how long a commit took of late, in nanoseconds.
+	room int
+	took atomic.Int64
 }
 
 // pending is a delivery that waits for its commit.
@@ -52,7 +55,6 @@ type pending struct {
 	delivery *db.Delivery
 	posted   [][]jobs.RunArgs // the jobs of each event, should it be new
 	bytes    int
-	since    time.Time // it waits
 	answer   chan batchAnswer
 }
 
@@ -66,7 +68,9 @@ func newBatcher(deps Deps) *batcher {
 	b := &batcher{
 		db: deps.DB, poster: deps.Poster, now: deps.Now, deliveriesMax: max(deps.IntakeBatch, 1), queue: make(chan *pending, cmp.Or(deps.IntakeQueue, batchQueueDefault)), stopping: make(chan struct{}),
 	}
-	for range max(deps.IntakeFlushers, 1) {
+	flushers := max(deps.IntakeFlushers, 1)
+	b.room = flushers * b.deliveriesMax
+	for range flushers {
 		b.flushers.Go(b.loop)
 	}
 	return b
@@ -75,7 +79,7 @@ func newBatcher(deps Deps) *batcher {
 // store waits until the delivery is committed, and answers what became of each event. An error of ctx leaves open whether
 // it was: the source comes again, and finds a duplicate if so.
 func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.RunArgs) ([]db.Admitted, error) {
-	p := &pending{ctx: ctx, delivery: d, posted: posted, bytes: len(d.Body) + len(d.Headers), since: b.now(), answer: make(chan batchAnswer, 1)}
+	p := &pending{ctx: ctx, delivery: d, posted: posted, bytes: len(d.Body) + len(d.Headers), answer: make(chan batchAnswer, 1)}
 	for _, e := range d.Events {
 		p.bytes += len(e.Document) + len(e.Verdicts)
 	}
@@ -97,7 +101,7 @@ func (b *batcher) store(ctx context.Context, d *db.Delivery, posted [][]jobs.Run
 // full says that whoever came now would be told to come again.
 func (b *batcher) full() bool {
 	waiting := len(b.queue)
-	return waiting == cap(b.queue) || waiting > 0 && time.Duration(b.waited.Load()) > queueWaitMax
+	return waiting == cap(b.queue) || time.Duration(int64(waiting)*b.took.Load()/int64(b.room)) > queueWaitMax
 }
 
 // close stores what waits, and ends the flushers. Nothing may be stored after it.
@@ -123,7 +127,10 @@ func (b *batcher) loop() {
 		var batch []*pending
 		batch, next = b.gather(next)
 		if len(batch) > 0 {
+			begun := b.now()
 			b.flush(batch)
+			before := b.took.Load() // two that end at once may lose one of them, which the next makes good
+			b.took.Store(before + (int64(b.now().Sub(begun))-before)/commitMemory)
 		}
 	}
 }
@@ -132,7 +139,6 @@ func (b *batcher) loop() {
 func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
 	bytes := 0
 	for p := first; ; {
-		b.waited.Store(int64(b.now().Sub(p.since)))
 		if p.ctx.Err() == nil {
 			if len(batch) > 0 && (bytes+p.bytes > batchBytesMax || len(batch) == b.deliveriesMax) {
 				return batch, p
@@ -142,7 +148,6 @@ func (b *batcher) gather(first *pending) (batch []*pending, next *pending) {
 		select {
 		case p = <-b.queue:
 		default:
-			b.waited.Store(0)
 			return batch, nil
 		}
 	}

@@ -336,26 +336,27 @@ const scannedMax = 2000
 const claimedWithin = 15 * time.Second
 
 // jobStands is whether a job stands for a row that is due. River puts a job off by the clock of its worker, and where that clock is ahead, the job lies
-// in the future by as much. The row is given another job then, and a few at most. A pace, and the window of an order, put off what is due on purpose.
+// in the future by as much. The row is given another job then, and a few at most. What is put off on purpose is a job that nobody has tried yet, since
+// its order has a window, and all of a tenant with a pace.
 const jobStands = `j.scheduled_at < now() + interval '1 minute'`
 
 // runStrandedSQL: a run whose lease ran out gets a job even where River still believes that the dead worker works on the old one; one that is
 // queued or due gets a job only where none is alive, since it may just be a long queue.
 const runStrandedSQL = `
 select r.tenant_id, r.id
-from ((select tenant_id, id, status, updated_at, false as put_off from sluice.runs where status = 'running' and lease_until < now() and updated_at < now() - @grace::interval
+from ((select tenant_id, id, status, updated_at, false as paced from sluice.runs where status = 'running' and lease_until < now() and updated_at < now() - @grace::interval
        order by lease_until limit @scanned)
     union all
       (select r.tenant_id, id, status, r.updated_at, l.runs_per_second is not null from sluice.runs r join sluice.limits l on l.tenant_id = r.tenant_id where status = 'waiting' and until < now() - @grace::interval order by until limit @scanned)
     union all
-      (select tenant_id, id, status, updated_at, true from sluice.runs where finished_at is null and status = 'queued' and updated_at < now() - @grace::interval
-       order by updated_at limit @scanned)) r
+      (select r.tenant_id, id, status, r.updated_at, l.runs_per_second is not null from sluice.runs r join sluice.limits l on l.tenant_id = r.tenant_id
+       where finished_at is null and status = 'queued' and r.updated_at < now() - @grace::interval order by r.updated_at limit @scanned)) r
 where ((r.status = 'running'
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
                         and j.state in ('available', 'pending', 'retryable', 'scheduled') and ` + jobStands + `))
     or (r.status <> 'running'
         and not exists (select from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
-                        and (j.state in ('available', 'pending', 'retryable', 'scheduled') and (` + jobStands + ` or j.state <> 'retryable' and r.put_off)
+                        and (j.state in ('available', 'pending', 'retryable', 'scheduled') and (` + jobStands + ` or j.attempted_at is null or r.paced)
                              or (j.state = 'running' and j.attempted_at > now() - @claimed::interval)))))
   and (select count(*) from river.river_job j where j.kind = 'run' and j.args ->> 'run_id' = r.id::text
        and j.state in ('available', 'pending', 'retryable', 'scheduled')) < 5

@@ -161,7 +161,7 @@ func (s *overloadSenders) send(ctx context.Context, at time.Time) {
 	defer c.close()
 	for ok := true; ok; at, ok = <-s.due {
 		id := "msg_" + tenants.NewID().String()
-		answer, body, err := c.deliver(ctx, id)
+		answer, body, err := c.deliver(ctx, id) //nolint:bodyclose // it is read and closed there
 		if err != nil {
 			s.figure.mu.Lock()
 			s.figure.silent++
