@@ -29,7 +29,7 @@ func (c *clogged) Write(line []byte) (int, error) {
 
 // TestALogThatNobodyReadsCostsLinesAndNoTime: twenty thousand lines are logged while the reader takes none. Without the queue, the first would wait
 // for ever, and this test with it.
-func TestALogThatNobodyReadsCostsLinesAndNoTime(t *testing.T) {
+func TestALogThatNobodyReadsCostsLinesAndNoTime(t *testing.T) { //nolint:paralleltest // Start sets what is global
 	reader := &clogged{open: make(chan struct{})}
 	told, err := telemetry.Start(t.Context(), telemetry.Config{Service: "test", LogOutput: reader, LogLevel: slog.LevelInfo, SampleRatio: 1})
 	require.NoError(t, err)
@@ -49,7 +49,7 @@ func TestALogThatNobodyReadsCostsLinesAndNoTime(t *testing.T) {
 	require.True(t, strings.HasSuffix(strings.TrimSpace(text), `"after the end"}`), "what is logged at the very end is written at once")
 }
 
-func TestALogIsWrittenInOrderAndToItsEnd(t *testing.T) {
+func TestALogIsWrittenInOrderAndToItsEnd(t *testing.T) { //nolint:paralleltest // Start sets what is global
 	reader := &clogged{open: make(chan struct{})}
 	close(reader.open)
 	told, err := telemetry.Start(t.Context(), telemetry.Config{Service: "test", LogOutput: reader, LogLevel: slog.LevelInfo, SampleRatio: 1})
