@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -81,7 +82,9 @@ func toAuditEntry(e db.AuditEntry) (AuditEntry, error) {
 		Operation: e.Operation, Subjects: []string{}, Changes: []AuditChange{}, Prev: hex.EncodeToString(e.Prev), Hash: hex.EncodeToString(e.Hash),
 	}
 	for _, text := range e.Subjects {
-		out.Subjects = append(out.Subjects, auditID(db.SubjectOf(text)))
+		if id := auditID(db.SubjectOf(text)); !slices.Contains(out.Subjects, id) {
+			out.Subjects = append(out.Subjects, id)
+		}
 	}
 	var told []db.AuditChange
 	if err := json.Unmarshal(e.Told, &told); err != nil {
@@ -107,7 +110,7 @@ func notNull(raw json.RawMessage) json.RawMessage {
 // AuditWanted narrows a list of the audit.
 type AuditWanted struct {
 	Subject   string    `query:"subject" maxLength:"64" doc:"what was changed: any id"`
-	Actor     string    `query:"actor" maxLength:"100" doc:"who changed it: a key's id, or the name of a rule" example:"demotion"`
+	Actor     string    `query:"actor" maxLength:"100" doc:"who changed it: a key's id, the name of a rule, or a kind of actor" example:"demotion"`
 	Operation string    `query:"operation" maxLength:"100" example:"update-automation"`
 	Since     time.Time `query:"since" doc:"from this time on"`
 	Until     time.Time `query:"until" doc:"before this time"`

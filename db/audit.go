@@ -126,7 +126,7 @@ select e.seq, e.id, e.at, e.actor_kind, e.actor, e.operation, e.subjects, e.chan
     from sluice.audit_changes c where c.tenant_id = @tenant_id and c.entry_id = e.id), '[]') as told
 from sluice.audit_entries e
 where e.tenant_id = @tenant_id and (@before::bigint = 0 or e.seq < @before)
-  and (@actor::text is null or e.actor = @actor) and (@operation::text is null or e.operation = @operation)
+  and (@actor::text is null or @actor in (e.actor, e.actor_kind)) and (@operation::text is null or e.operation = @operation)
   and (@since::timestamptz is null or e.at >= @since) and (@until::timestamptz is null or e.at < @until)
   and (@subject::uuid is null or exists (select from unnest(e.subjects) s where s like '%' || @subject::text))
 order by e.seq desc limit @limit`

@@ -170,6 +170,8 @@ func TestAMissingLinkIsFound(t *testing.T) {
 		"the last is gone":           {`delete from sluice.audit_entries where seq = 5`, "missing: the end of the chain"},
 		"all are gone":               {`delete from sluice.audit_entries`, "missing: the end of the chain"},
 		"the head is gone":           {`delete from sluice.audit_heads`, "unlinked: the chain goes on after its head"},
+		"the whole chain is gone":    {`delete from sluice.audit_entries; delete from sluice.audit_changes; delete from sluice.audit_heads`, "missing: the whole chain"},
+		"changes of no entry":        {`insert into sluice.audit_changes (tenant_id, entry_id, what, subject, did) select tenant_id, gen_random_uuid(), what, subject, did from sluice.audit_changes where after ->> 'name' = '1'`, "foreign: 1 changes of no entry"},
 		"another actor":              {`update sluice.audit_entries set actor = 'key_2' where seq = 3`, "changed: its hash is not that of what it says"},
 		"another kind of actor":      {`update sluice.audit_entries set actor_kind = 'rule' where seq = 3`, "changed: its hash is not that of what it says"},
 		"another time":               {`update sluice.audit_entries set at = at + interval '1 microsecond' where seq = 3`, "changed: its hash is not that of what it says"},
@@ -180,7 +182,7 @@ func TestAMissingLinkIsFound(t *testing.T) {
 		"content is gone":            {`delete from sluice.audit_changes where after ->> 'name' = '1'`, "changed: what it changed is not what it was"},
 		"another address":            {`update sluice.audit_changes set request = '{}' where after ->> 'name' = '1'`, "changed: what it changed is not what it was"},
 		"the hash of other content":  {`update sluice.audit_entries set changes = sha256('x') where seq = 3`, "changed: its hash is not that of what it says"},
-		"a link in the wrong place":  {`update sluice.audit_entries set prev = (select hash from sluice.audit_entries where seq = 1) where seq = 4`, "unlinked: it does not name the hash of the entry before it"},
+		"a link in the wrong place":  {`update sluice.audit_entries set prev = (select hash from sluice.audit_entries where seq = 2) where seq = 4`, "unlinked: it does not name the hash of the entry before it"},
 		"an entry of another tenant": {`update sluice.audit_entries set tenant_id = gen_random_uuid() where seq = 5`, "changed: its hash is not that of what it says"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,8 +224,12 @@ func TestNobodyRewritesTheAudit(t *testing.T) {
 		for _, statement := range []string{
 			`update sluice.audit_entries set actor = 'x'`, `delete from sluice.audit_entries`, `truncate sluice.audit_entries`,
 			`update sluice.audit_changes set after = null`, `delete from sluice.audit_changes`, `truncate sluice.audit_changes`,
+			`delete from sluice.audit_heads`, `truncate sluice.audit_heads`, `update sluice.audit_heads set hash = sha256('x')`,
 			`insert into sluice.audit_entries select (jsonb_populate_record(e, '{"seq": 99}')).* from sluice.audit_entries e`,
 		} {
+			if strings.HasPrefix(statement, "update sluice.audit_heads") && role == "sluice_auditor" {
+				continue // it moves heads, and the check finds one that was moved elsewhere
+			}
 			if strings.HasPrefix(statement, "insert") && slices.Contains([]string{"sluice_auditor", "sluice_owner", "superuser"}, role) {
 				continue // who writes entries can write a wrong one, and the check finds it
 			}
@@ -273,4 +279,38 @@ func TestErasureKeepsThatAndNotWhat(t *testing.T) {
 	require.JSONEq(t, `[{"what": "tenant", "subject": "`+tenant.String()+`", "did": "update", "before": {"status": "active"}, "after": {"status": "erased"}, "request": null}]`, string(entries[0].Told))
 	require.Equal(t, "[]", string(entries[1].Told))
 	require.Empty(t, auditFaults(t, b))
+}
+
+// TestAChainThatWasCutTakesNothingMore: what cannot be added to the chain is not done, and it is no conflict of the caller's.
+func TestAChainThatWasCutTakesNothingMore(t *testing.T) {
+	t.Parallel()
+	b := dbtest.New(t)
+	tenant := audit(t, b)
+	_, err := b.Owner.Exec(t.Context(), `set session_replication_role = replica; delete from sluice.audit_heads; reset session_replication_role`)
+	require.NoError(t, err)
+	err = b.DB.Tenant(t.Context(), tenant, func(tx db.TenantTx) error {
+		_, err := tx.EndpointInsert(t.Context(), "billing", "stripe", []byte(`{}`))
+		return err
+	})
+	require.ErrorContains(t, err, "goes on after its head")
+	require.NotErrorIs(t, err, db.ErrConflict)
+	require.NotErrorIs(t, err, db.ErrUnavailable)
+}
+
+// TestANewVersionTellsWhatIsDifferent: of an automation's new version the audit has what differs, before and after, and not all of it.
+func TestANewVersionTellsWhatIsDifferent(t *testing.T) {
+	t.Parallel()
+	b := dbtest.New(t)
+	tenant := audit(t, b)
+	require.NoError(t, b.DB.Tenant(t.Context(), tenant, func(tx db.TenantTx) error {
+		e, err := tx.EndpointInsert(t.Context(), "billing", "stripe", []byte(`{}`))
+		require.NoError(t, err)
+		a, err := tx.AutomationInsert(t.Context(), e.ID, "x", []byte(`{"name":"x","model":"a/b","mode":"shadow"}`), uuid.Nil)
+		require.NoError(t, err)
+		_, err = tx.AutomationUpdate(t.Context(), a.ID, db.AutomationChange{Spec: []byte(`{"name":"x","model":"a/c","trial":1}`), Version: a.Version})
+		return err
+	}))
+	told := string(audited(t, b, tenant)[0].Told)
+	require.Contains(t, told, `"before": {"spec": {"mode": "shadow", "model": "a/b", "trial": null}}`)
+	require.Contains(t, told, `"spec": {"mode": null, "model": "a/c", "trial": 1}`)
 }

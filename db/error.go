@@ -25,6 +25,8 @@ var (
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrCommitUnknown says that the connection was lost during the commit: what was written may stand, or not. Read again.
 	ErrCommitUnknown = errors.New("commit unknown")
+	// ErrUnreadable says that a stored secret does not open with the keys that this process has.
+	ErrUnreadable = errors.New("secret unreadable")
 )
 
 // The SQLSTATE codes that are told apart (Postgres manual, appendix A).

@@ -1,117 +1,17 @@
 package db_test
 
 import (
-	"context"
 	"encoding/json"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"sluice/db"
 	"sluice/db/dbtest"
 	"sluice/tenants"
 )
-
-// approvedPolicy is the one form that a tenant's policy may have, as Postgres writes it back.
-const approvedPolicy = `(tenant_id = ( SELECT (NULLIF(current_setting('sluice.tenant_id'::text, true), ''::text))::uuid AS "nullif"))`
-
-// withoutTenant are the tables that belong to no tenant, each with its reason.
-var withoutTenant = map[string]string{
-	"operator_idempotency_keys": "the operator's requests; only sluice_system has a grant",
-	"operator_keys":             "the operator's keys; only sluice_system has a grant",
-	"provider_pauses":           "what providers asked of a key; only sluice_system has a grant",
-	"provider_states":           "what workers know of the providers; only sluice_system has a grant",
-	"watch_marks":               "when each look over all tenants was last taken; only sluice_system has a grant",
-	"prices":                    "the same for everybody, and public knowledge",
-	"run_steps":                 "the state machine itself",
-	"schema_migrations":         "golang-migrate's version",
-}
-
-// TestEveryTableIsUnderRowSecurity asks the catalogue, never a list: a new table without its policy fails.
-func TestEveryTableIsUnderRowSecurity(t *testing.T) {
-	t.Parallel()
-	b := dbtest.New(t)
-	ctx := t.Context()
-	for _, role := range []string{"sluice_app", "sluice_worker", "sluice_system", "sluice_billing", "sluice_owner", "sluice_door", "sluice_intake"} {
-		var super, bypass bool
-		require.NoError(t, b.Owner.QueryRow(ctx, `select rolsuper, rolbypassrls from pg_roles where rolname = $1`, role).Scan(&super, &bypass))
-		require.False(t, super || bypass, role)
-	}
-	type table struct {
-		Name                  string
-		Enabled, Forced, Here bool
-		LeadsKey              bool
-		Policy, Check         *string
-	}
-	rows, err := b.Owner.Query(ctx, `
-		select c.relname as name, c.relrowsecurity as enabled, c.relforcerowsecurity as forced,
-		    exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id' and a.attnotnull) as here,
-		    not exists (select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
-		        where i.indrelid = c.oid and i.indisunique and a.attname <> 'tenant_id') as leads_key,
-		    pg_get_expr(p.polqual, p.polrelid) as policy, pg_get_expr(p.polwithcheck, p.polrelid) as check
-		from pg_class c left join pg_policy p on p.polrelid = c.oid and p.polname = 'tenant' and p.polroles = '{0}' and p.polcmd = '*'
-		where c.relnamespace = 'sluice'::regnamespace and c.relkind in ('r', 'p', 'm', 'f')`)
-	require.NoError(t, err)
-	tables, err := pgx.CollectRows(rows, pgx.RowToStructByName[table])
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(tables), 20)
-	for _, c := range tables {
-		if _, ok := withoutTenant[c.Name]; ok {
-			continue
-		}
-		require.True(t, c.Enabled && c.Forced && c.Here, "%s: row security enabled and forced, tenant_id not null", c.Name)
-		require.True(t, c.LeadsKey, "%s: every unique index begins with tenant_id", c.Name)
-		require.NotNil(t, c.Policy, c.Name)
-		require.Equal(t, approvedPolicy, *c.Policy, c.Name)
-		require.Equal(t, approvedPolicy, *c.Check, c.Name)
-	}
-	// No other policy opens a table to the roles that serve tenants.
-	var loose []string
-	require.NoError(t, b.Owner.QueryRow(ctx, `
-		select coalesce(array_agg(polrelid::regclass || ' ' || polname), '{}') from pg_policy
-		where polname <> 'tenant' and not polroles <@ array(select oid from pg_roles where rolname in ('sluice_system', 'sluice_billing', 'sluice_intake'))`).Scan(&loose))
-	require.Empty(t, loose)
-	// Nobody can log in as the intake, nor become it but through the functions it owns.
-	var intakes []string
-	require.NoError(t, b.Owner.QueryRow(ctx, `
-		select coalesce(array_agg(r.rolname::text), '{}') from pg_roles r
-		where not r.rolsuper and r.rolname in ('sluice_app', 'sluice_worker', 'sluice_system', 'sluice_billing', 'sluice_door')
-		  and pg_has_role(r.oid, 'sluice_intake', 'member')`).Scan(&intakes))
-	require.Empty(t, intakes)
-	// A partition is reached through its table alone: its own policy stands, and nobody has a right to it.
-	var opened []string
-	require.NoError(t, b.Owner.QueryRow(ctx, `
-		select coalesce(array_agg(c.relname || ' ' || g.grantee::regrole), '{}') from pg_class c, aclexplode(c.relacl) g
-		where c.relnamespace = 'sluice'::regnamespace and c.relispartition and g.grantee <> c.relowner and c.relname <> 'event_payloads_default'`).Scan(&opened))
-	require.Empty(t, opened)
-	// A view runs with the reader's rights, or it would be a hole.
-	var views []string
-	require.NoError(t, b.Owner.QueryRow(ctx, `
-		select coalesce(array_agg(relname::text), '{}') from pg_class where relnamespace = 'sluice'::regnamespace and relkind = 'v'
-		  and not coalesce(reloptions, '{}') && array['security_invoker=true']`).Scan(&views))
-	require.Empty(t, views)
-	// Functions with their owner's rights are the listed ones.
-	var definers []string
-	require.NoError(t, b.Owner.QueryRow(ctx, `
-		select coalesce(array_agg(proname::text order by proname), '{}') from pg_proc where pronamespace = 'sluice'::regnamespace and prosecdef`).Scan(&definers))
-	require.Equal(t, []string{"admit", "admit_runs", "alert_told", "analyze_young", "payload_partitions", "tenant_erase"}, definers)
-}
-
-// TestForeignKeysNameTheTenant: a foreign key check is not under row security, so that each has to carry the tenant itself.
-func TestForeignKeysNameTheTenant(t *testing.T) {
-	t.Parallel()
-	b := dbtest.New(t)
-	var bare []string
-	require.NoError(t, b.Owner.QueryRow(t.Context(), `
-		select coalesce(array_agg(c.conrelid::regclass || ' ' || c.conname), '{}') from pg_constraint c
-		where c.contype = 'f' and c.connamespace = 'sluice'::regnamespace and c.confrelid <> 'sluice.prices'::regclass
-		  and not exists (select from pg_attribute a where a.attrelid = c.conrelid and a.attnum = any (c.conkey) and a.attname = 'tenant_id')`).Scan(&bare))
-	require.Empty(t, bare)
-}
 
 // planted is one tenant with a row in every table.
 type planted struct {
@@ -232,84 +132,6 @@ func plant(tb testing.TB, b *dbtest.Bundle, name string) planted {
 		require.NoError(tb, err)
 	}
 	return p
-}
-
-// TestNoTenantReachesAnothersRows reads and writes every tenant table that the catalogue knows, without naming a tenant: row security alone
-// must keep them apart.
-func TestNoTenantReachesAnothersRows(t *testing.T) {
-	t.Parallel()
-	b := dbtest.New(t)
-	one, other := plant(t, b, "one"), plant(t, b, "other")
-	ctx := t.Context()
-	tables := tenantTables(t, b)
-	for _, table := range tables {
-		var rows int
-		require.NoError(t, b.Owner.QueryRow(ctx, `select count(*) from `+table+` where tenant_id = $1`, other.tenant).Scan(&rows))
-		require.Positive(t, rows, "%s has no row to hide: plant one", table)
-	}
-	for _, setting := range []string{one.tenant.String(), "", "unset"} {
-		for _, table := range tables {
-			reached, err := reach(ctx, b, setting, table, other.tenant)
-			require.NoError(t, err, table)
-			require.Zero(t, reached, "%s as %q", table, setting)
-		}
-	}
-}
-
-// TestMutationOfPolicies drops each policy in turn and wants the test above to see it: a suite that cannot fail proves nothing.
-func TestEveryPolicyThatIsDroppedIsMissed(t *testing.T) {
-	t.Parallel()
-	b := dbtest.New(t)
-	one, other := plant(t, b, "one"), plant(t, b, "other")
-	ctx := t.Context()
-	killed := 0
-	tables := tenantTables(t, b)
-	for _, table := range tables {
-		_, err := b.Owner.Exec(ctx, `alter table `+table+` disable row level security`)
-		require.NoError(t, err)
-		reached, err := reach(ctx, b, one.tenant.String(), table, other.tenant)
-		require.NoError(t, err)
-		require.Positive(t, reached, "%s without its policy hides nothing", table)
-		killed++
-		_, err = b.Owner.Exec(ctx, `alter table `+table+` enable row level security`)
-		require.NoError(t, err)
-	}
-	require.Equal(t, len(tables), killed)
-}
-
-func tenantTables(t *testing.T, b *dbtest.Bundle) []string {
-	t.Helper()
-	rows, err := b.Owner.Query(t.Context(), `
-		select 'sluice.' || c.relname from pg_class c
-		where c.relnamespace = 'sluice'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-		  and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant_id') order by 1`)
-	require.NoError(t, err)
-	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	require.NoError(t, err)
-	kept := all[:0]
-	for _, name := range all {
-		if _, ok := withoutTenant[strings.TrimPrefix(name, "sluice.")]; !ok {
-			kept = append(kept, name)
-		}
-	}
-	return kept
-}
-
-// reach counts the rows of another tenant that the application's role sees in a table.
-func reach(ctx context.Context, b *dbtest.Bundle, setting, table string, other uuid.UUID) (int, error) {
-	tx, err := b.App.Begin(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = tx.Rollback(ctx) }()
-	if setting != "unset" {
-		if _, err := tx.Exec(ctx, `select set_config('sluice.tenant_id', $1, true)`, setting); err != nil {
-			return 0, err
-		}
-	}
-	var rows int
-	err = tx.QueryRow(ctx, `select count(*) from `+table+` where tenant_id = $1`, other).Scan(&rows)
-	return rows, err
 }
 
 // TestApplicationCannotRewriteThePast: what is append-only has no grant to change it, and the owner meets a trigger.

@@ -147,7 +147,7 @@ func (d *DB) MasterKeyRotate(ctx context.Context, told func(Rewrapped)) (Rewrapp
 		handle, mark, err := tx.sealer.handle(row.TenantID, row.Wrapped)
 		if err != nil {
 			sum.Unreadable = append(sum.Unreadable, nameOfKeyset(row.TenantID))
-			return nil
+			return nil //nolint:nilerr // it is named, and the others go on
 		}
 		if mark == tx.sealer.Mark() && row.MasterMark != nil && *row.MasterMark == mark {
 			return nil
@@ -168,7 +168,7 @@ func (d *DB) MasterKeyRotate(ctx context.Context, told func(Rewrapped)) (Rewrapp
 		text, mark, err := tx.sealer.openOperator(operatorAnswersTable, row.Key, row.Answer)
 		if err != nil {
 			sum.Unreadable = append(sum.Unreadable, "the operator's answer to the request "+row.Key)
-			return nil
+			return nil //nolint:nilerr // it is named, and the others go on
 		}
 		if mark == tx.sealer.Mark() {
 			return nil
@@ -284,7 +284,7 @@ func (d *DB) masterCheck(ctx context.Context) (r KeysReport, all []uuid.UUID, er
 		_, mark, err := tx.sealer.handle(row.TenantID, row.Wrapped)
 		if err != nil {
 			r.Unreadable = append(r.Unreadable, nameOfKeyset(row.TenantID))
-			return nil
+			return nil //nolint:nilerr // it is named, and the others go on
 		}
 		r.Keysets[mark]++
 		all = append(all, row.TenantID)
@@ -309,7 +309,7 @@ func (d *DB) masterCheck(ctx context.Context) (r KeysReport, all []uuid.UUID, er
 
 // sealedCheck opens all that is sealed of a tenant.
 func (d *DB) sealedCheck(ctx context.Context, tenantID uuid.UUID, r *KeysReport) error {
-	prefix, _, err := d.dataKey(ctx, tenantID)
+	prefix, err := d.dataKey(ctx, tenantID)
 	if errors.Is(err, ErrNotFound) {
 		return nil // erased meanwhile
 	} else if err != nil {
@@ -369,18 +369,17 @@ func prefixOf(keyID uint32) []byte { return binary.BigEndian.AppendUint32([]byte
 
 const tenantKeysetLockSQL = `select pg_advisory_xact_lock(hashtextextended('tenant_keysets ' || @tenant_id::uuid, 0))`
 
-// dataKey reads a tenant's data key: what begins all that its primary key seals, and how many keys are in it.
-func (d *DB) dataKey(ctx context.Context, tenantID uuid.UUID) (prefix []byte, keys int, err error) {
+// dataKey reads what begins all that a tenant's data key seals.
+func (d *DB) dataKey(ctx context.Context, tenantID uuid.UUID) (prefix []byte, err error) {
 	err = d.System(ctx, func(tx SystemTx) error {
 		handle, _, err := tx.keyset(ctx, tenantID)
 		if err != nil {
 			return err
 		}
 		prefix, err = primaryOf(handle)
-		keys = handle.Len()
 		return err
 	})
-	return prefix, keys, err
+	return prefix, err
 }
 
 func primaryOf(handle *keyset.Handle) ([]byte, error) {
@@ -431,7 +430,7 @@ func (d *DB) DataKeyRotate(ctx context.Context, tenantID uuid.UUID) (resealed in
 	if err := d.keysetChange(ctx, tenantID, withNewKey); err != nil {
 		return 0, fmt.Errorf("add a data key: %w", err)
 	}
-	prefix, _, err := d.dataKey(ctx, tenantID)
+	prefix, err := d.dataKey(ctx, tenantID)
 	if err != nil {
 		return 0, fmt.Errorf("read the data key: %w", err)
 	}

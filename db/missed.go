@@ -107,7 +107,7 @@ const missedEventsArrivedSQL = `
 update sluice.missed_events m set arrived_at = now()
 where m.tenant_id = @tenant_id and m.endpoint_id = @endpoint_id and m.arrived_at is null
   and (m.source_event_id = any (@accepted::text[]) or exists (select from sluice.event_keys k
-      where k.tenant_id = m.tenant_id and k.endpoint_id = m.endpoint_id and k.kind = 'id' and k.key = m.source_event_id))`
+      where k.tenant_id = @tenant_id and k.endpoint_id = m.endpoint_id and k.kind = 'id' and k.key = m.source_event_id))`
 
 // MissedEventsArrived marks what has arrived since, and says how many. accepted are ids for which the source was answered 2xx: what it sent was taken
 // for a copy of another event, so that its own id was not kept, and to ask for it again would end the same way.

@@ -97,7 +97,7 @@ func (s *Sealer) wrap(tenantID uuid.UUID, handle *keyset.Handle) ([]byte, error)
 }
 
 // errUnwrap says that a data key cannot be had.
-var errUnwrap = errors.New("unwrap a tenant's data key: it was wrapped by a master key that is not here, or is damaged")
+var errUnwrap = fmt.Errorf("%w: a tenant's data key was wrapped by a master key that is not here, or is damaged", ErrUnreadable)
 
 // handle unwraps a data key by whichever master key it was wrapped by, and names that one.
 func (s *Sealer) handle(tenantID uuid.UUID, wrapped []byte) (*keyset.Handle, string, error) {
@@ -142,7 +142,7 @@ func (s *Sealer) openOperator(table, row string, sealed []byte) (text []byte, ma
 }
 
 // errUnsealed says that a ciphertext does not open.
-var errUnsealed = errors.New("sealed with another key, or for another row")
+var errUnsealed = fmt.Errorf("%w: sealed with another key, or for another row", ErrUnreadable)
 
 func errSealed(table string) error {
 	return fmt.Errorf("open a sealed row of %s: %w", table, errUnsealed)

@@ -211,7 +211,11 @@ func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, erro
 	a := &taken{ActionHeld: *held, deadline: began.Add(w.lease - leaseMargin)}
 	fault, err := w.open(ctx, a)
 	if err != nil {
-		return nil, err
+		// Nothing has left: it is put back as it was.
+		if err := w.turnedAway(ctx, a, w.unopened(ctx, a, err)); err != nil {
+			return nil, err
+		}
+		return nil, errNothing
 	}
 	if fault == nil {
 		return a, nil
@@ -220,6 +224,19 @@ func (w *actionWorker) claim(ctx context.Context, args ActionArgs) (*taken, erro
 		return nil, err
 	}
 	return nil, errNothing
+}
+
+// unopenedWait is how long an action or a run waits for a secret that does not open: for an operator who has the right key, or for a new secret.
+const unopenedWait = time.Minute
+
+// unopened says why an action that was claimed cannot be worked on now.
+func (w *actionWorker) unopened(ctx context.Context, a *taken, err error) *turnedAway {
+	if !errors.Is(err, db.ErrUnreadable) {
+		return &turnedAway{reason: reasonUnread, detail: "What its work needs could not be read.", wait: snoozeMin}
+	}
+	w.log.ErrorContext(ctx, "a credential does not open with this process's master keys", "tenant_id", tenants.FormatID(tenants.TenantPrefix, a.TenantID),
+		"credential_id", tenants.FormatID(tenants.CredentialPrefix, credentialOf(a)), "error", err)
+	return &turnedAway{reason: reasonUnreadable, detail: detailUnreadable, wait: unopenedWait}
 }
 
 // updatesWait is how long an action waits for another that changes the same target.

@@ -131,6 +131,9 @@ func (w *runWorker) plan(ctx context.Context, c *claimed, q question, name strin
 		return no(die(reasonAutomation, "The model is not of the form provider/model."))
 	}
 	key, err := w.keyring.find(ctx, c.run.TenantID, provider, spec.CredentialID)
+	if errors.Is(err, db.ErrUnreadable) {
+		return no(w.unopened(ctx, c, err))
+	}
 	if err != nil {
 		return plan{}, err
 	}
@@ -151,6 +154,13 @@ func (w *runWorker) plan(ctx context.Context, c *claimed, q question, name strin
 		return no(die(reasonPrice, "There is no price for "+name+", and what has no price is not called."))
 	}
 	return plan{}, err
+}
+
+// unopened is the step of a run one of whose credentials does not open.
+func (w *runWorker) unopened(ctx context.Context, c *claimed, err error) db.RunStep {
+	w.log.ErrorContext(ctx, "a credential does not open with this process's master keys", "tenant_id", tenants.FormatID(tenants.TenantPrefix, c.run.TenantID),
+		"run_id", tenants.FormatID(tenants.RunPrefix, c.run.ID), "error", err)
+	return waitOrDie(reasonUnreadable, detailUnreadable, unopenedWait, c.tried(w.now()))
 }
 
 // priced is a plan whose key and price are known.

@@ -233,7 +233,7 @@ const wokenMax = 10_000
 // WakeCredential lets runs go on that waited since a key was paused, in the transaction that resumes it. They begin when no worker holds the paused
 // key in memory any more.
 func (p *Poster) WakeCredential(ctx context.Context, tx db.TenantTx, now time.Time) error {
-	reasons := []string{reasonPaused, providerReasonDot + string(llm.KindCredentialRejected), providerReasonDot + string(llm.KindQuotaExhausted)}
+	reasons := []string{reasonPaused, reasonUnreadable, providerReasonDot + string(llm.KindCredentialRejected), providerReasonDot + string(llm.KindQuotaExhausted)}
 	woken, err := tx.RunsWake(ctx, reasons, wokenMax)
 	if err != nil {
 		return fmt.Errorf("wake what waited for a credential: %w", err)

@@ -35,9 +35,12 @@ func (w *runWorker) fetch(ctx context.Context, c *claimed) (*db.RunStep, error) 
 	header := http.Header{"Accept": {"application/json"}}
 	if spec.CredentialID != "" {
 		token, err := w.fetchToken(ctx, c, spec.CredentialID)
-		if errors.Is(err, db.ErrNotFound) {
+		switch {
+		case errors.Is(err, db.ErrNotFound):
 			return stepped(die(reasonFetchNoKey, "The credential of the fetch was deleted: name another one."))
-		} else if err != nil {
+		case errors.Is(err, db.ErrUnreadable):
+			return stepped(w.unopened(ctx, c, err))
+		case err != nil:
 			return nil, err
 		}
 		header.Set("Authorization", "Bearer "+token.Reveal())

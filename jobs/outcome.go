@@ -50,6 +50,8 @@ const (
 	reasonNoKey          = "provider.no_credential"
 	reasonPayload        = "payload.malformed"
 	reasonPaused         = "provider.credential_paused"
+	reasonUnreadable     = "credential.unreadable"
+	reasonUnread         = "database.unavailable"
 	reasonPending        = "action.pending"
 	reasonPrice          = "price.unknown"
 	reasonPrompt         = "prompt.invalid"
@@ -147,6 +149,9 @@ func afterModel(err error, t tried) db.RunStep {
 		return retryOrDie(reason, "The provider did not answer as it should: "+e.Error(), t)
 	}
 }
+
+// detailUnreadable is for a person of the tenant, who can give another secret, and for one of the operator, who has the right key.
+const detailUnreadable = "The credential does not open with the keys that Sluice has now. Nothing was sent. It goes on when the right key is back, or when the credential is given another secret."
 
 // waitOrDie waits for as long as it was asked to, and longer with each wait: what says wait for ever must not be asked for ever at one pace. A run
 // that has waited for waitAgeMax ends.

@@ -1,5 +1,18 @@
 do $$
 declare
+    p record;
+begin
+    for p in
+        select polrelid::regclass as held, polname, polqual is not null as reads, polwithcheck is not null as writes
+        from pg_policy where polroles <@ array['sluice_intake'::regrole::oid, 'sluice_auditor'::regrole::oid]
+    loop
+        execute format('alter policy %I on %s', p.polname, p.held) || case when p.reads then ' using (true)' else '' end
+            || case when p.writes then ' with check (true)' else '' end;
+    end loop;
+end $$;
+
+do $$
+declare
     hangs record;
 begin
     for hangs in
@@ -45,10 +58,11 @@ drop trigger audit on sluice.reviews;
 drop trigger audit on sluice.replays;
 drop trigger audit_ended on sluice.replays;
 drop policy auditor on sluice.tenants;
-revoke all on sluice.tenants from sluice_auditor;
+drop policy auditor on sluice.automation_versions;
+revoke all on sluice.tenants, sluice.automation_versions from sluice_auditor;
 drop function sluice.audit_faults(uuid), sluice.audit_hash(sluice.audit_entries);
 drop table sluice.audit_heads, sluice.audit_changes, sluice.audit_entries;
-drop function sluice.audit_kept(), sluice.audit_erased(), sluice.audit_row(), sluice.audit_write(), sluice.audit_noted(text, uuid, text, jsonb, jsonb),
+drop function sluice.audit_moved(), sluice.audit_kept(), sluice.audit_erased(), sluice.audit_row(), sluice.audit_write(), sluice.audit_noted(text, uuid, text, jsonb, jsonb),
     sluice.audit_note(uuid, text, uuid, text, jsonb, jsonb), sluice.audit_actor(), sluice.audit_changes_hash(uuid, uuid);
 revoke usage on schema sluice from sluice_auditor;
 

@@ -50,6 +50,7 @@ create table sluice.audit_changes (
     request   jsonb,
     primary key (tenant_id, entry_id, n)
 );
+create index audit_entries_id on sluice.audit_entries (tenant_id, id);
 create index audit_changes_subject on sluice.audit_changes (tenant_id, subject, entry_id);
 select sluice.protect('sluice.audit_changes');
 grant select on sluice.audit_changes to sluice_app;
@@ -70,6 +71,8 @@ create policy auditor on sluice.tenants for select to sluice_auditor using (true
 grant select, insert on sluice.audit_entries, sluice.audit_changes to sluice_auditor;
 grant select, insert, update on sluice.audit_heads to sluice_auditor;
 grant select (tenant_id, status) on sluice.tenants to sluice_auditor;
+create policy auditor on sluice.automation_versions for select to sluice_auditor using (true);
+grant select (tenant_id, automation_id, version, spec) on sluice.automation_versions to sluice_auditor;
 
 -- Nobody changes or deletes an entry, the owner neither; what was changed goes with its tenant, and only then.
 create function sluice.audit_kept() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -86,6 +89,17 @@ begin
     return old;
 end $$;
 create trigger audit_erased before delete on sluice.audit_changes for each row execute function sluice.audit_erased();
+
+create trigger audit_kept before delete or truncate on sluice.audit_heads for each statement execute function sluice.audit_kept();
+-- A head moves with its chain, and by the function that writes it alone.
+create function sluice.audit_moved() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if current_user <> 'sluice_auditor' then
+        raise exception 'the audit is append-only' using errcode = '42501';
+    end if;
+    return new;
+end $$;
+create trigger audit_moved before update on sluice.audit_heads for each row execute function sluice.audit_moved();
 
 -- The hash of what an entry says, with the link to the one before it.
 create function sluice.audit_hash(e sluice.audit_entries) returns bytea language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -135,6 +149,9 @@ begin
     end if;
     insert into sluice.audit_heads values (new.tenant_id, 0, decode(repeat('00', 32), 'hex')) on conflict do nothing;
     select h.tenant_id, h.seq + 1, h.hash into e.tenant_id, e.seq, e.prev from sluice.audit_heads h where h.tenant_id = new.tenant_id for update;
+    if exists (select from sluice.audit_entries x where x.tenant_id = e.tenant_id and x.seq = e.seq) then
+        raise exception 'the audit of tenant % goes on after its head: nothing can be added to it', e.tenant_id using errcode = 'XX001';
+    end if;
     e.id := new.entry_id;
     e.at := clock_timestamp();
     e.actor_kind := actor ->> 'kind';
@@ -169,7 +186,7 @@ begin
         select jsonb_object_agg(o.key, o.value), jsonb_object_agg(o.key, made -> o.key) into before, after
         from jsonb_each(was) o where o.value is distinct from made -> o.key and o.key <> all (hidden);
         -- That a secret was replaced is told; what by is not.
-        select array_agg(o.key order by o.key) into secrets from jsonb_each(was) o
+        select array_agg(case o.key when 'sealed' then 'secret' else o.key end order by o.key) into secrets from jsonb_each(was) o
         where o.value is distinct from made -> o.key and o.key in ('sealed', 'token');
         if secrets is not null then
             after := coalesce(after, '{}') || jsonb_build_object('replaced', to_jsonb(secrets));
@@ -184,6 +201,15 @@ begin
     else
         before := was - hidden;
         after := made - hidden;
+    end if;
+    if tg_table_name = 'automation_versions' and tg_op = 'INSERT' and (made ->> 'version')::int > 1 then
+        -- Of a new version, what differs from the one before it.
+        select v.spec into was from sluice.automation_versions v
+        where v.tenant_id = t and v.automation_id = subject and v.version = (made ->> 'version')::int - 1;
+        select jsonb_object_agg(k, was -> k), jsonb_object_agg(k, made -> 'spec' -> k) into before, made
+        from (select jsonb_object_keys(was || (made -> 'spec')) as k) keys where was -> k is distinct from made -> 'spec' -> k;
+        before := jsonb_build_object('spec', coalesce(before, '{}'));
+        after := after || jsonb_build_object('spec', coalesce(made, '{}'));
     end if;
     perform sluice.audit_note(t, tg_argv[0], subject, lower(tg_op), before, after);
     return null;
@@ -210,6 +236,13 @@ begin
     where l.changes <> sluice.audit_changes_hash(l.tenant_id, l.id)
       and not exists (select from sluice.tenants t where t.tenant_id = l.tenant_id and t.status = 'erased')
     union all
+    select t.tenant_id, 0::bigint, 'missing: the whole chain' from (select s.tenant_id from sluice.tenants s union all select '00000000-0000-0000-0000-000000000000') t
+    where (of is null or t.tenant_id = of) and not exists (select from sluice.audit_heads h where h.tenant_id = t.tenant_id)
+    union all
+    select c.tenant_id, 0::bigint, 'foreign: ' || count(*) || ' changes of no entry' from sluice.audit_changes c
+    where (of is null or c.tenant_id = of) and not exists (select from sluice.audit_entries e where e.tenant_id = c.tenant_id and e.id = c.entry_id)
+    group by c.tenant_id
+    union all
     select h.tenant_id, h.seq, 'missing: the end of the chain' from sluice.audit_heads h
     where (of is null or h.tenant_id = of)
       and not exists (select from sluice.audit_entries e where e.tenant_id = h.tenant_id and e.seq = h.seq and e.hash = h.hash)
@@ -228,7 +261,7 @@ alter function sluice.audit_hash(sluice.audit_entries) owner to sluice_auditor;
 alter function sluice.audit_changes_hash(uuid, uuid) owner to sluice_auditor;
 alter function sluice.audit_actor() owner to sluice_auditor;
 revoke create on schema sluice from sluice_auditor;
-revoke all on function sluice.audit_kept(), sluice.audit_erased(), sluice.audit_hash(sluice.audit_entries), sluice.audit_changes_hash(uuid, uuid), sluice.audit_actor(),
+revoke all on function sluice.audit_moved(), sluice.audit_kept(), sluice.audit_erased(), sluice.audit_hash(sluice.audit_entries), sluice.audit_changes_hash(uuid, uuid), sluice.audit_actor(),
     sluice.audit_note(uuid, text, uuid, text, jsonb, jsonb), sluice.audit_noted(text, uuid, text, jsonb, jsonb), sluice.audit_write(), sluice.audit_row(), sluice.audit_faults(uuid) from public;
 grant execute on function sluice.audit_noted(text, uuid, text, jsonb, jsonb) to sluice_app;
 grant execute on function sluice.audit_note(uuid, text, uuid, text, jsonb, jsonb), sluice.audit_faults(uuid) to sluice_system;
@@ -250,6 +283,18 @@ create trigger audit after insert or update or delete on sluice.reviews for each
 create trigger audit after insert on sluice.replays for each row execute function sluice.audit_row('replay', 'id', 'position,paced_at');
 create trigger audit_ended after update of status on sluice.replays for each row when (old.status is distinct from new.status and new.status <> 'done')
     execute function sluice.audit_row('replay', 'id', 'position,paced_at');
+
+-- Every chain begins now, so that one that is not there is missed; that of the operator's keys is the zero uuid's.
+do $$
+begin
+    alter table sluice.tenants no force row level security;
+    perform sluice.audit_note(x.tenant_id, case when x.tenant_id = '00000000-0000-0000-0000-000000000000' then 'operator' else 'tenant' end, x.tenant_id, 'begin', null, null)
+    from (select tenant_id from sluice.tenants union all select '00000000-0000-0000-0000-000000000000') x;
+    set constraints all immediate;
+    set constraints all deferred;
+    perform set_config('sluice.audit_entry', '', true);
+    alter table sluice.tenants force row level security;
+end $$;
 
 -- Erasure learns of it.
 create or replace function sluice.tenant_erase(erased uuid) returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -396,3 +441,19 @@ end $$;
 revoke all on function sluice.tenant_close(uuid) from public;
 grant execute on function sluice.tenant_close(uuid) to sluice_system;
 
+-- Isolation ------------------------------------------------------------------------------------------------------------
+
+-- The owner is a member of sluice_intake and sluice_auditor, so that it can hand functions over to them, and a policy for a role holds for its members
+-- too: functions with the owner's rights, an erasure above all, saw other tenants' rows where these two do. They are meant for the two themselves.
+do $$
+declare
+    p record;
+begin
+    for p in
+        select polrelid::regclass as held, polname, polroles[1]::regrole as whose, polqual is not null as reads, polwithcheck is not null as writes
+        from pg_policy where polroles <@ array['sluice_intake'::regrole::oid, 'sluice_auditor'::regrole::oid]
+    loop
+        execute format('alter policy %I on %s', p.polname, p.held) || case when p.reads then format(' using (current_user = %L)', p.whose) else '' end
+            || case when p.writes then format(' with check (current_user = %L)', p.whose) else '' end;
+    end loop;
+end $$;

@@ -151,7 +151,7 @@ func (w *world) keepBusy(s shop, name string, others []*world, stop <-chan struc
 func TestNothingOfAnErasedTenantComesBack(t *testing.T) {
 	t.Parallel()
 	const bound = 2 * time.Second
-	// One in `make test`; `make prove/erase` says more.
+	// One in `make test`; `make prove/secrets` says more.
 	rounds, _ := strconv.Atoi(cmp.Or(os.Getenv("SLUICE_PROVE_ERASURES"), "1"))
 	w := newWorld(t)
 	others := []*world{w, w.second()}
@@ -170,12 +170,12 @@ func TestNothingOfAnErasedTenantComesBack(t *testing.T) {
 		stop := make(chan struct{})
 		busy := w.keepBusy(s, name, others, stop)
 		w.untilSome(`select count(*) from sluice.calls where state = 'sent' and tenant_id = '` + s.tenant.String() + `'`)
-		time.Sleep(time.Duration(200+rand.IntN(800)) * time.Millisecond) // at whatever moment
-		var erased atomic.Bool
+		<-time.After(time.Duration(200+rand.IntN(800)) * time.Millisecond) // at whatever moment
+		var killed atomic.Bool
 		go func() {
-			time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
+			<-time.After(time.Duration(rand.IntN(100)) * time.Millisecond)
 			first.kill()
-			erased.Store(true)
+			killed.Store(true)
 		}()
 		require.Equal(t, http.StatusNoContent, w.ask(w.operator, http.MethodDelete, "/v1/tenants/"+tenants.FormatID(tenants.TenantPrefix, s.tenant), "", ""))
 		at := time.Now()
@@ -187,7 +187,7 @@ func TestNothingOfAnErasedTenantComesBack(t *testing.T) {
 				return status == http.StatusNotFound
 			}, bound, 10*time.Millisecond)
 		}
-		require.Eventually(t, erased.Load, e2eWait, 5*time.Millisecond)
+		require.Eventually(t, killed.Load, e2eWait, 5*time.Millisecond)
 		first = w.start("work", workingUp)
 		// What the killed worker held is running until River looks for it; it ends as the others do.
 		w.until(0, `select count(*) from river.river_job where state not in ('completed', 'discarded', 'cancelled', 'running') and args ->> 'tenant_id' = '`+s.tenant.String()+`'`)

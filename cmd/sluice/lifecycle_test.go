@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"sluice/db"
 	"sluice/db/dbtest"
 	"sluice/scripted"
 )
@@ -135,6 +136,19 @@ func TestServeRefusesASchemaItCannotServe(t *testing.T) {
 			require.Contains(t, told, "sluice: invalid indexes: sluice.")
 		})
 	}
+	t.Run("WrongMasterKey", func(t *testing.T) {
+		t.Parallel()
+		b := dbtest.New(t)
+		require.NoError(t, b.DB.System(t.Context(), func(tx db.SystemTx) error {
+			_, err := tx.TenantInsert(t.Context(), "acme", "UTC")
+			return err
+		}))
+		for _, command := range []string{"serve", "work"} {
+			code, _, told := sluice(t, onLoopback(b.URL), command)
+			require.Equal(t, 1, code)
+			require.Contains(t, told, "SLUICE_MASTER_KEYS_OLD: 1 of 1 data keys are wrapped by a master key that this process was not given")
+		}
+	})
 	t.Run("WrongPassword", func(t *testing.T) {
 		t.Parallel()
 		b := dbtest.New(t)

@@ -80,6 +80,12 @@ func newStack(ctx context.Context, c Config, role, planCacheMode string) (_ *sta
 		}
 	}
 	s.db = db.New(pools, sealer)
+	if err := s.db.MasterKeysKnown(ctx); err != nil {
+		if _, foreign := errors.AsType[*db.KeysForeignError](err); foreign {
+			return nil, fmt.Errorf("SLUICE_MASTER_KEY, SLUICE_MASTER_KEYS_OLD: %w; see docs/keys.md for how keys are changed", err)
+		}
+		return nil, err
+	}
 	s.actions = action.New(s.door)
 	s.ready = newReadiness(s.db.Ping, func(ctx context.Context) error { return schemaFault(ctx, own) })
 	return s, nil
