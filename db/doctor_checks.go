@@ -139,6 +139,10 @@ func Checks() []Check {
 			Says: "a credential is paused: its service refused it", Advice: "PATCH /v1/credentials/{id} with a new secret sets it, and what waits for it, going again.",
 		},
 		{
+			ID: "credential.unreadable", Guards: "I2", Severity: SeverityHand, Kind: tenants.RunPrefix, sql: doctorUnreadableSQL,
+			Says: "a run waits since a credential does not open with the workers' master keys", Advice: "sluice master-key check names what does not open. Give the workers the master key that it is under (docs/keys.md), or PATCH /v1/credentials/{id} with the secret again; they go on within a minute.",
+		},
+		{
 			ID: "secret.sealed", Guards: "secrets", Severity: SeverityBroken, look: lookSecrets,
 			Says: "a secret, or the key that it is sealed under, does not open", Advice: "Give the master key that it was sealed under in SLUICE_MASTER_KEYS_OLD (docs/keys.md). If that is lost, so is the secret: put it in again.",
 		},

@@ -98,6 +98,7 @@ var damages = []damage{
 	{check: "model.price", name: "Model", do: []string{`update sluice.automation_versions set spec = '{"model":"scripted/none"}'`}, what: "may ask scripted/none"},
 	{check: "model.price", name: "Fallback", do: []string{`update sluice.prices set effective_to = now() where model = 'chat-echo-1'`}, what: "may ask scripted/chat-echo-1"},
 	{check: "credential.paused", do: []string{`update sluice.credentials set paused_at = now(), paused_reason = 'x'`}, what: "is paused"},
+	{check: "credential.unreadable", do: []string{`update sluice.runs set reason = 'credential.unreadable', detail = 'x' where status = 'waiting' and until is not null`}, what: "does not open"},
 	{check: "audit.chain", do: []string{`update sluice.audit_entries set actor = 'somebody' where seq = 1 and tenant_id = ':tenant'`}, what: "entry 1: changed", deep: true},
 	{check: "replay.stuck", do: []string{`insert into sluice.replays (tenant_id, id, kind, mode, asked, per_second, items, updated_at) values (':tenant', gen_random_uuid(), 'replay', 'run', '{}', 1, 1, now() - interval '1 hour')`}, what: "nobody goes on with it"},
 	{check: "alert.notice", do: []string{`insert into sluice.alert_notices (tenant_id, channel_id, phase, due_at) values (':tenant', gen_random_uuid(), 'test', now() - interval '1 hour')`}, what: "is not told"},

@@ -151,5 +151,9 @@ where n.delivered_at is null and n.given_up_at is null and n.due_at < now() - in
 const doctorAlertSQL = `
 select a.tenant_id, a.id, a.kind as what, a.began_at as since from sluice.alerts a where a.ended_at is null`
 
+const doctorUnreadableSQL = `
+select r.tenant_id, r.id, 'waits since a credential does not open' as what, r.updated_at as since from sluice.runs r
+where r.finished_at is null and r.status in ('waiting', 'acting') and r.reason = 'credential.unreadable'`
+
 const doctorPausedSQL = `
 select c.tenant_id, c.id, 'is paused' as what, c.paused_at as since from sluice.credentials c where c.paused_at is not null`

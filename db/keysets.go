@@ -338,8 +338,16 @@ func (d *DB) sealedCheck(ctx context.Context, tenantID uuid.UUID, r *KeysReport)
 	return nil
 }
 
+// sealedPrefixes are the prefixes of ids of what has secrets, so that it can be asked for.
+var sealedPrefixes = map[string]string{
+	"alert_channels": tenants.ChannelPrefix, "credentials": tenants.CredentialPrefix, "endpoint_secrets": tenants.SecretPrefix,
+}
+
 func nameOfRow(tenantID uuid.UUID, table, row string) string {
-	return "the row " + row + " of " + table + " of " + tenants.FormatID(tenants.TenantPrefix, tenantID)
+	if id, err := uuid.Parse(row); err == nil && sealedPrefixes[table] != "" {
+		row = tenants.FormatID(sealedPrefixes[table], id)
+	}
+	return row + " of " + table + " of " + tenants.FormatID(tenants.TenantPrefix, tenantID)
 }
 
 // eachSealed goes through a column of a tenant, a page in a transaction; with a prefix, through what does not begin with it.
