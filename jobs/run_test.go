@@ -228,9 +228,12 @@ func TestRunOfAnErasedTenantLeavesNothing(t *testing.T) {
 		require.NoError(t, h.base.Owner.QueryRow(t.Context(), `select count(*) from river.river_job where kind = 'run' and state = 'completed'`).Scan(&left))
 		return left == 1
 	}, waitMax, 20*time.Millisecond)
-	for _, table := range []string{"runs", "events", "calls", "actions", "ledger_entries", "credentials", "tenant_keysets", "run_history"} {
+	for _, table := range []string{"runs", "events", "calls", "actions", "credentials", "tenant_keysets", "run_history"} {
 		require.NoError(t, h.base.Owner.QueryRow(t.Context(), `select count(*) from sluice.`+table).Scan(&left))
 		require.Zero(t, left, table)
 	}
+	// But its books: the call was under way, and will be billed.
+	require.NoError(t, h.base.Owner.QueryRow(t.Context(), `select count(*) from sluice.ledger_entries where kind = 'orphan' and amount_pico > 0`).Scan(&left))
+	require.Equal(t, 1, left)
 	require.Empty(t, h.target.Journal())
 }
