@@ -51,6 +51,10 @@ prove/hostile: ## Give every field of the API each of the hostile values, and a 
 	SLUICE_TEST_HOSTILE=all go test ./api -run 'TestNoFieldIsTooMuch|FuzzDoor|FuzzFields' -count=1 -v | grep -v '^=== '
 	SLUICE_TEST_HOSTILE=all go test ./cmd/sluice -run 'TestTheDoorStandsHostileBytes|TestConnectionsBeyond' -count=1 -v | grep -v '^ *{"time"'
 
+.PHONY: prove/isolation
+prove/isolation: ## Weaken each policy and take out each predicate in turn, and keep two tenants apart without row security.
+	SLUICE_TEST_ISOLATION=1 go test ./db ./api -count=1 -v -run 'TestTheCatalogue|TestEveryWeakenedPolicy|TestEveryStatementOfATenant|TestNoTenant|TestNoRowIsLinked|TestPredicatesAlone' | grep -v '^=== '
+
 .PHONY: prove/secrets
 prove/secrets: ## Look for every secret wherever something is told, change keys and erase tenants in mid-flight.
 	SLUICE_PROVE_SECRETS=1 SLUICE_PROVE_ERASURES=5 go test ./cmd/sluice -count=1 -v -run 'TestNoSecretIsEverTold|TestNothingOfAnErasedTenantComesBack|TestTheMasterKeyChangesUnderLoad'
@@ -68,7 +72,7 @@ show/injections: ## Send every injection to every source and connector, with a m
 	SLUICE_TEST_INJECTIONS=all go test ./cmd/sluice -run TestInjectionsReachNobody -count=1 -timeout 60m -v | grep -v '^ *{"time"'
 
 .PHONY: prove
-prove: prove/chaos prove/hostile prove/overload prove/secrets ## Prove all of it that is too heavy for `make test`.
+prove: prove/chaos prove/hostile prove/isolation prove/overload prove/secrets ## Prove all of it that is too heavy for `make test`.
 
 .PHONY: build/proof
 build/proof: ## Build bin/sluice-proof, which can be killed at its boundaries and whose clock can be shifted.

@@ -108,7 +108,7 @@ var rules = []rule{
 // preamble is the CTE of all tables that are a tenant's: whatever is not named as without one.
 func preamble() string {
 	names := slices.Sorted(maps.Keys(withoutTenant))
-	return `with tenant as (select c.* from pg_class c where c.relnamespace = 'sluice'::regnamespace and c.relkind in ('r', 'p')
+	return `with tenant as (select c.oid, c.relname, c.relrowsecurity, c.relforcerowsecurity, c.relispartition from pg_class c where c.relnamespace = 'sluice'::regnamespace and c.relkind in ('r', 'p')
 		and c.relname not in ('` + strings.Join(names, `', '`) + `')) `
 }
 

@@ -34,8 +34,6 @@ func TestAConnectionForgetsWhoseItWas(t *testing.T) {
 			return nil
 		},
 		"cancelled in a statement": func(ctx context.Context, cancel context.CancelFunc, tx db.TenantTx) error {
-			stop := context.AfterFunc(ctx, func() {})
-			defer stop()
 			go cancel()
 			_, err := tx.Pgx().Exec(ctx, `select pg_sleep(60)`)
 			return err
@@ -52,7 +50,7 @@ func TestAConnectionForgetsWhoseItWas(t *testing.T) {
 			_, err := tx.Pgx().Exec(ctx, `savepoint left_open`)
 			return err
 		},
-		"a connection that is cut": func(ctx context.Context, _ context.CancelFunc, tx db.TenantTx) error {
+		"a connection that is cut": func(_ context.Context, _ context.CancelFunc, tx db.TenantTx) error {
 			return tx.Pgx().Conn().PgConn().Conn().Close()
 		},
 	}

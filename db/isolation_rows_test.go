@@ -215,7 +215,7 @@ func TestNoTenantReachesAnothersRows(t *testing.T) {
 	require.Nil(t, none)
 	// The pools that serve are these roles, and not only by the test's word.
 	for role, pool := range map[string]interface {
-		QueryRow(context.Context, string, ...any) pgx.Row
+		QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	}{"sluice_app": b.App, "sluice_worker": b.WorkerPool, "sluice_system": b.System, "sluice_door": b.Door} {
 		var is string
 		require.NoError(t, pool.QueryRow(t.Context(), `select current_user`).Scan(&is))
@@ -250,7 +250,7 @@ func TestNoRowIsLinkedToAnothersRow(t *testing.T) {
 		_, err := tx.Exec(t.Context(), `alter table `+l.Child+` disable trigger user`)
 		require.NoError(t, err)
 		tag, err := tx.Exec(t.Context(), `update `+l.Child+` set (`+strings.Join(here, ", ")+`) = row (`+strings.Join(quoted("p.", there), ", ")+`)
-			from (select * from `+l.Parent+` where tenant_id = $2 limit 1) p where `+l.Child+`.tenant_id = $1`, one.tenant, other.tenant)
+			from (table `+l.Parent+`) p where p.tenant_id = $2 and `+l.Child+`.tenant_id = $1`, one.tenant, other.tenant)
 		require.True(t, refused(err, codeForeignKey), "%s.%s: %d rows, %v", l.Child, l.Name, tag.RowsAffected(), err)
 		require.NoError(t, tx.Rollback(t.Context()))
 	}

@@ -189,37 +189,24 @@ func (d *DB) MasterKeyRotate(ctx context.Context, told func(Rewrapped)) (Rewrapp
 
 // eachKeyset goes through all data keys, a page in a transaction.
 func (d *DB) eachKeyset(ctx context.Context, fn func(SystemTx, keysetRow) error, told func()) error {
-	after := uuid.Nil
-	for more := true; more; {
-		err := d.System(ctx, func(tx SystemTx) error {
-			rows, err := many[keysetRow](ctx, tx.tx, keysetPageSQL, args{"after": after, "limit": keysPage})
-			for _, row := range rows {
-				if err = fn(tx, row); err != nil {
-					return err
-				}
-				after = row.TenantID
-			}
-			more = len(rows) == keysPage
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		told()
-	}
-	return nil
+	return eachRow(ctx, d, keysetPageSQL, uuid.Nil, func(r keysetRow) uuid.UUID { return r.TenantID }, fn, told)
 }
 
+// eachOperatorAnswer goes through all answers to the operator, a page in a transaction.
 func (d *DB) eachOperatorAnswer(ctx context.Context, fn func(SystemTx, operatorAnswerRow) error, told func()) error {
-	after := ""
+	return eachRow(ctx, d, operatorAnswerPageSQL, "", func(r operatorAnswerRow) string { return r.Key }, fn, told)
+}
+
+// eachRow goes through the rows of a statement in the order of their keys, a page in a transaction; told is called after each.
+func eachRow[R, K any](ctx context.Context, d *DB, sql string, after K, key func(R) K, fn func(SystemTx, R) error, told func()) error {
 	for more := true; more; {
 		err := d.System(ctx, func(tx SystemTx) error {
-			rows, err := many[operatorAnswerRow](ctx, tx.tx, operatorAnswerPageSQL, args{"after": after, "limit": keysPage})
+			rows, err := many[R](ctx, tx.tx, sql, args{"after": after, "limit": keysPage})
 			for _, row := range rows {
 				if err = fn(tx, row); err != nil {
 					return err
 				}
-				after = row.Key
+				after = key(row)
 			}
 			more = len(rows) == keysPage
 			return err

@@ -43,6 +43,11 @@ const ledgerTenantsPage = 1000
 
 // asBookkeeper runs fn with the roles of a worker that seals nothing.
 func asBookkeeper(ctx context.Context, c *Config, fn func(*db.DB) error) error {
+	return asCommand(ctx, c, nil, fn)
+}
+
+// asCommand runs fn with the roles of a worker, on one connection of each, and with what opens and seals its secrets.
+func asCommand(ctx context.Context, c *Config, sealer *db.Sealer, fn func(*db.DB) error) error {
 	system, err := db.Open(ctx, db.PoolConfig{URL: c.DatabaseURL.Reveal(), Role: db.SystemRole, ConnsMax: 1})
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func asBookkeeper(ctx context.Context, c *Config, fn func(*db.DB) error) error {
 	if err := waitForSchema(ctx, system); err != nil {
 		return err
 	}
-	return fn(db.New(db.Pools{App: app, System: system}, nil))
+	return fn(db.New(db.Pools{App: app, System: system}, sealer))
 }
 
 // eachTenant calls fn for the tenant of an id, or for all.

@@ -108,20 +108,9 @@ func withKeys(ctx context.Context, c *Config, fn func(context.Context, *db.DB) e
 	if err != nil {
 		return err
 	}
-	system, err := db.Open(ctx, db.PoolConfig{URL: c.DatabaseURL.Reveal(), Role: db.SystemRole, ConnsMax: 1})
-	if err != nil {
-		return err
-	}
-	defer system.Close()
-	app, err := db.Open(ctx, db.PoolConfig{URL: c.DatabaseURL.Reveal(), Role: db.AppRole, ConnsMax: 1})
-	if err != nil {
-		return err
-	}
-	defer app.Close()
-	if err := waitForSchema(ctx, system); err != nil {
-		return err
-	}
-	return fn(db.As(ctx, db.Actor{Kind: db.ActorCommand, ID: "master-key rotate"}), db.New(db.Pools{App: app, System: system}, sealer))
+	return asCommand(ctx, c, sealer, func(d *db.DB) error {
+		return fn(db.As(ctx, db.Actor{Kind: db.ActorCommand, ID: "master-key rotate"}), d)
+	})
 }
 
 // Run seals everything anew that is under an old key.
