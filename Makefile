@@ -1,6 +1,8 @@
 # `make` alone lists the targets. Builds share one set of flags, so that they
 # share the build cache; tests have -race, which has a cache of its own anyway.
 SHELL := /bin/bash
+# What fails before a pipe fails its target.
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
