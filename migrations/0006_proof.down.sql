@@ -15,12 +15,16 @@ do $$
 declare
     hangs record;
 begin
+    alter table sluice.tenants no force row level security;
     for hangs in
         select c.conrelid::regclass as child, c.conname as name from pg_constraint c where c.contype = 'f' and c.confrelid = 'sluice.living'::regclass
     loop
+        execute format('alter table %s no force row level security', hangs.child);
         execute format('alter table %s drop constraint %I', hangs.child, hangs.name);
         execute format('alter table %s add constraint %I foreign key (tenant_id) references sluice.tenants', hangs.child, hangs.name);
+        execute format('alter table %s force row level security', hangs.child);
     end loop;
+    alter table sluice.tenants force row level security;
 end $$;
 drop trigger tenant_lives on sluice.tenants;
 drop function sluice.tenant_lives(), sluice.tenant_close(uuid);

@@ -371,3 +371,34 @@ func database(t *testing.T, server, user, password, name string) string {
 	u.Path = "/" + strings.TrimPrefix(name, "/")
 	return u.String()
 }
+
+// TestTenantsOfBeforeAreTakenAlong: a database with tenants comes to the version that hangs all on living tenants, and begins a chain of the audit for each.
+func TestTenantsOfBeforeAreTakenAlong(t *testing.T) {
+	t.Parallel()
+	url, pool := empty(t)
+	require.NoError(t, migrations.Up(t.Context(), url))
+	require.NoError(t, migrations.Down(t.Context(), url, status(t, pool).Wanted-5))
+	require.Equal(t, 5, status(t, pool).Version)
+	const alive, erased = "01980000-0000-7000-8000-000000000001", "01980000-0000-7000-8000-000000000002"
+	exec(t, pool, `insert into sluice.tenants (tenant_id, name, status) values ($1, 'acme', 'active'), ($2, 'erased', 'erased')`, alive, erased)
+	exec(t, pool, `insert into sluice.keys (tenant_id, id, name, role, hash, last4) values ($1, $1, 'k', 'admin', sha256('k'), 'aaaa')`, alive)
+	// What came back of a tenant that had been erased.
+	exec(t, pool, `insert into sluice.idempotency_keys (tenant_id, key, request_hash) values ($1, 'k', 'x')`, erased)
+	require.NoError(t, migrations.Up(t.Context(), url))
+	require.NoError(t, status(t, pool).Err())
+	for sql, want := range map[string]int{
+		`select count(*) from sluice.living`:                                      1,
+		`select count(*) from sluice.living where tenant_id = '` + alive + `'`:    1,
+		`select count(*) from sluice.keys`:                                        1,
+		`select count(*) from sluice.idempotency_keys`:                            0,
+		`select count(*) from sluice.audit_heads`:                                 3, // and the operator's
+		`select count(*) from sluice.audit_faults(null)`:                          0,
+		`select count(*) from sluice.audit_entries where actor_kind = 'database'`: 3,
+	} {
+		var got int
+		require.NoError(t, pool.QueryRow(t.Context(), sql).Scan(&got))
+		require.Equal(t, want, got, sql)
+	}
+	require.NoError(t, migrations.Down(t.Context(), url, status(t, pool).Wanted-5))
+	require.NoError(t, migrations.Up(t.Context(), url))
+}
