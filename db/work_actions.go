@@ -3,6 +3,7 @@ package db
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,7 +27,7 @@ type actionClaimed struct {
 }
 
 // actionsClaimSQL commits in_flight before anything is sent, and only while the runs still want their effects. Those that change what stands on a
-// target go one after another. The state is asked of o: asked of a, the index of the keys would do for a plan, and be read over all of the tenant's actions.
+// target go one after another: what is in flight first, whatever its id, since ids of two processes are not made in the order of their commits. The state is asked of o: asked of a, the index of the keys would do for a plan, and be read over all of the tenant's actions.
 const actionsClaimSQL = `
 with claimed as (
     update sluice.actions a set state = 'in_flight', reason = '', detail = '', until = null, epoch = a.epoch + 1, attempt = a.attempt + 1, lease_until = now() + @lease::interval,
@@ -35,14 +36,29 @@ with claimed as (
     where a.tenant_id = @tenant_id and a.id = any(@ids) and a.id = o.id and o.state in ('intended', 'in_flight') and a.ended_at is null
       and (a.lease_until is null or a.lease_until < now()) and (a.until is null or a.until <= now())
       and exists (select from sluice.runs r where r.tenant_id = @tenant_id and r.id = a.run_id and r.status = 'acting')
-      and not (a.updates and exists (
-          select from sluice.actions b where b.tenant_id = @tenant_id and b.target = a.target and b.kind = a.kind and b.updates and b.id < a.id
-            and b.state in ('intended', 'in_flight')))
+      and not (a.updates and o.state = 'intended' and exists (
+          select from sluice.actions b where b.tenant_id = @tenant_id and b.target = a.target and b.kind = a.kind and b.updates and b.id <> a.id
+            and (b.state = 'in_flight' or b.state = 'intended' and b.id < a.id)))
       and exists (select from sluice.tenants t where t.tenant_id = @tenant_id and t.status = 'active')
     returning ` + actionColumns + `, o.state as was),
 tried as (
     insert into sluice.action_attempts (tenant_id, action_id, attempt) select tenant_id, id, attempt from claimed on conflict do nothing)
 select ` + actionColumns + `, a.was from claimed a`
+
+// actionsTargetLockSQL lets those that claim actions on the same targets come one after another, up to their commits. In an order, since two may want the
+// same two.
+const actionsTargetLockSQL = `
+select count(pg_advisory_xact_lock(hashtextextended(@tenant_id::uuid || t.target, 0)))::int
+from (select distinct a.kind || ' ' || a.target as target from sluice.actions a where a.tenant_id = @tenant_id and a.id = any(@ids) order by 1) t`
+
+// actionsYieldSQL puts back those that another transaction was quicker than: what it claimed is seen now, and was not when these were claimed.
+const actionsYieldSQL = `
+update sluice.actions a set state = 'intended', lease_until = null, attempt = a.attempt - 1, until = now() + interval '1 second', updated_at = now(),
+    first_sent_at = case when a.attempt > 1 then a.first_sent_at end
+where a.tenant_id = @tenant_id and a.id = any(@ids) and exists (
+    select from sluice.actions b where b.tenant_id = @tenant_id and b.target = a.target and b.kind = a.kind and b.updates and b.id <> a.id
+      and b.state = 'in_flight' and (b.id < a.id or b.id <> all (@ids)))
+returning a.id`
 
 // actionsPreviousSQL finds what is to be changed: the last effect of the same automation on the same target.
 const actionsPreviousSQL = `
@@ -69,6 +85,21 @@ type eventTime struct {
 
 const eventTimesSQL = `select e.id, e.received_at from sluice.events e where e.tenant_id = @tenant_id and e.id = any(@ids)`
 
+// actionsYield gives back those of the claimed ones that change a target which another transaction's change is on its way to.
+func (tx TenantTx) actionsYield(ctx context.Context, claimed []actionClaimed, ids []uuid.UUID) ([]actionClaimed, error) {
+	if len(ids) == 0 {
+		return claimed, nil
+	}
+	if _, err := value[int](ctx, tx.tx, actionsTargetLockSQL, tx.with(args{"ids": ids})); err != nil {
+		return nil, err
+	}
+	yielded, err := values[uuid.UUID](ctx, tx.tx, actionsYieldSQL, tx.with(args{"ids": ids}))
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(claimed, func(a actionClaimed) bool { return slices.Contains(yielded, a.ID) }), nil
+}
+
 // ActionsClaim takes those of the actions that may be taken, marks them as in flight, and reads what their work needs. What is missing in the answer is
 // not due, or another worker has it, or it has ended.
 func (tx TenantTx) ActionsClaim(ctx context.Context, ids []uuid.UUID, lease time.Duration) ([]ActionHeld, error) {
@@ -76,8 +107,16 @@ func (tx TenantTx) ActionsClaim(ctx context.Context, ids []uuid.UUID, lease time
 	if err != nil || len(claimed) == 0 {
 		return nil, err
 	}
+	var updates, intended []uuid.UUID
+	for _, a := range claimed {
+		if a.Updates && a.Was == ActionIntended {
+			intended = append(intended, a.ID)
+		}
+	}
+	if claimed, err = tx.actionsYield(ctx, claimed, intended); err != nil || len(claimed) == 0 {
+		return nil, err
+	}
 	runIDs := make([]uuid.UUID, len(claimed))
-	var updates []uuid.UUID
 	for i, a := range claimed {
 		runIDs[i] = a.RunID
 		if a.Updates {
