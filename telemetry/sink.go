@@ -19,7 +19,7 @@ type sink struct {
 	done    chan struct{} // closed when all that was taken is written
 	once    sync.Once
 	dropped atomic.Int64
-	// told is called with how many lines were dropped, once lines are taken again.
+	// told is called with how many lines were dropped, once lines are taken again; it writes to out by itself.
 	told func(lines int64)
 }
 

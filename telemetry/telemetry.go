@@ -71,13 +71,18 @@ func Start(ctx context.Context, c Config) (*Telemetry, error) {
 	if c.LogOutput == nil {
 		return nil, errNoOutput
 	}
+	// What was dropped is told past the queue, by the one who writes.
+	past, err := NewLogger(c)
+	if err != nil {
+		return nil, err
+	}
 	lines := newSink(c.LogOutput)
 	c.LogOutput = lines
 	log, err := NewLogger(c)
 	if err != nil {
 		return nil, err
 	}
-	lines.told = func(n int64) { log.Warn("lines of the log were dropped: nobody took them in time", "lines", n) }
+	lines.told = func(n int64) { past.Warn("lines of the log were dropped: nobody took them in time", "lines", n) }
 	go lines.write()
 	if !(c.SampleRatio >= 0 && c.SampleRatio <= 1) {
 		return nil, fmt.Errorf("sample ratio %v: expected 0 to 1", c.SampleRatio)
