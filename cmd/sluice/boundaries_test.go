@@ -252,7 +252,7 @@ func newDoomed(t *testing.T, d *doom, binary string) *doomed {
 	t.Helper()
 	one := &doomed{world: newWorld(t), doom: d, kept: map[string]string{}}
 	one.binary = binary
-	one.env = append(one.env, "SLUICE_LEASE=3s", "SLUICE_ACTION_TIMEOUT=1s", "SLUICE_MODEL_TIMEOUT=20s", "SLUICE_RUN_WORKERS=4", "SLUICE_ACTION_WORKERS=4")
+	one.env = append(one.env, "SLUICE_LEASE=3s", "SLUICE_ACTION_TIMEOUT=4s", "SLUICE_MODEL_TIMEOUT=20s", "SLUICE_RUN_WORKERS=4", "SLUICE_ACTION_WORKERS=4")
 	one.serving = one.start("serve", servingUp)
 	d.prepare(one)
 	return one
